@@ -1,0 +1,68 @@
+//! The one tool behind README, GitLab CI and `.ci/run`.
+
+mod house;
+mod openapi;
+mod process;
+mod provision;
+
+use std::process::ExitCode;
+
+use process::{Failed, cargo, step};
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  test      installs what the tests need (where it can), builds the programs, runs every test;
+            further words go to `cargo test`, e.g. `cargo xtask test -p plinth-core`
+  ci        format, lints, house rules, documentation, OpenAPI drift, then `test`
+  openapi   writes openapi/<service>.json from the services; --check only compares
+  house     who may depend on what, versions in one place
+  provision only installs what the tests need";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let task = words.next().unwrap_or_default();
+    let rest: Vec<String> = words.collect();
+    let outcome = match (task.as_str(), rest.as_slice()) {
+        ("test", filters) => test(filters),
+        ("ci", []) => ci(),
+        ("openapi", []) => openapi::write(),
+        ("openapi", [check]) if check == "--check" => openapi::check(),
+        ("house", []) => house::check(),
+        ("provision", []) => provision::for_tests().map(drop),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(64);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed(reason)) => {
+            eprintln!("xtask {task}: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The README's test command. Programs first: the system tests start them from the target folder.
+fn test(filters: &[String]) -> Result<(), Failed> {
+    let tools = provision::for_tests()?;
+    step("build the programs", cargo(&["build", "--workspace", "--bins"]))?;
+    let mut tests = cargo(&["test", "--no-fail-fast"]);
+    if filters.is_empty() {
+        tests.arg("--workspace");
+    }
+    tests.args(filters).env("PLINTH_TEST_CONSUL_BIN", tools.consul);
+    step("run the tests", tests)
+}
+
+fn ci() -> Result<(), Failed> {
+    step("format", cargo(&["fmt", "--all", "--check"]))?;
+    house::check()?;
+    step("lints", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut docs = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    docs.env("RUSTDOCFLAGS", "-D warnings");
+    step("documentation", docs)?;
+    test(&[])?;
+    openapi::check()
+}
