@@ -1,1 +1,2 @@
 //! plinth-core
+pub mod balance;

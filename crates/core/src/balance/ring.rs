@@ -1,0 +1,74 @@
+//! Consistent hashing on a ring of points.
+
+use super::candidates::{Candidates, DRAWS};
+use super::hash::{mix, stable_hash};
+use super::{PickContext, Set, Strategy};
+
+/// Points of an endpoint whose weight is the unit.
+const POINTS: u64 = 160;
+/// Most points on a ring (32 MB); more endpoints than fit at `POINTS` each get fewer.
+const MOST_POINTS: u64 = 1 << 22;
+/// A point is one word: its hash in the upper bits, its endpoint's place in the lower ones.
+const PLACE_BITS: u32 = 24;
+const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
+/// Points looked at before the index is asked: with half of the endpoints down that never happens.
+const WALK: usize = 4 * DRAWS;
+
+/// A key belongs to the first usable endpoint clockwise. An endpoint's points depend on its own id and weight only
+/// (the unit moves in powers of two), so one that comes takes keys and gives none, and one that goes
+/// or is down gives its keys to its neighbours and gets the same ones back.
+#[derive(Debug)]
+pub struct ConsistentHash {
+    points: Box<[u64]>,
+}
+
+impl ConsistentHash {
+    pub(super) fn new(set: &Set) -> Self {
+        let unit = unit(set);
+        let per_unit = (MOST_POINTS * unit / set.total_weight().max(1)).clamp(1, POINTS);
+        let mut points = Vec::new();
+        for place in set.weighted() {
+            let endpoint = &set.endpoints()[*place as usize];
+            let seed = stable_hash(endpoint.id.as_bytes());
+            let count = (u64::from(endpoint.weight) * per_unit).div_ceil(unit);
+            points.extend((0..count).map(|n| {
+                (mix(seed ^ n.wrapping_mul(0xd134_2543_de82_ef95)) & !PLACE_MASK)
+                    | (u64::from(*place) & PLACE_MASK)
+            }));
+        }
+        points.sort_unstable();
+        Self { points: points.into() }
+    }
+
+    /// The place that `hash` belongs to among the candidates.
+    pub(super) fn locate(&self, candidates: &Candidates<'_>, hash: u64) -> Option<usize> {
+        let start = self.points.partition_point(|point| (point & !PLACE_MASK) < (hash & !PLACE_MASK));
+        let (before, from) = self.points.split_at(start);
+        let mut last = None;
+        for point in from.iter().chain(before).take(WALK) {
+            let place = (point & PLACE_MASK) as usize;
+            if last == Some(place) {
+                continue;
+            }
+            if candidates.usable(place) {
+                return Some(place);
+            }
+            last = Some(place);
+        }
+        // Nearly everything is down. Still the same place for the same key as long as the same ones are up.
+        candidates.any_by_weight(mix(hash))
+    }
+}
+
+impl Strategy for ConsistentHash {
+    fn pick(&self, candidates: &Candidates<'_>, context: &mut PickContext<'_>) -> Option<usize> {
+        // No key at all is one constant key, as in Kong.
+        self.locate(candidates, mix(context.hash.unwrap_or_default()))
+    }
+}
+
+/// The mean weight, rounded down to a power of two: it stays as it is for nearly every change of the set.
+fn unit(set: &Set) -> u64 {
+    let mean = set.total_weight() / (set.weighted().len() as u64).max(1);
+    1 << mean.max(1).ilog2()
+}
