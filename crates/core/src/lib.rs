@@ -1,2 +1,17 @@
-//! plinth-core
+//! What every part of Plinth stands on: the Consul client, registration, discovery, health checks, load balancing and the
+//! client of the configuration service. No web framework and no database here.
+//!
+//! Invariants: requests are served from immutable snapshots, whatever Consul does; every request has a deadline; nothing here
+//! is process-wide.
+
 pub mod balance;
+pub mod consul;
+pub mod error;
+pub mod health;
+pub mod registration;
+
+mod secret;
+mod transport;
+
+pub use error::Error;
+pub use secret::Secret;

@@ -1,0 +1,189 @@
+//! Blocking queries as an endless stream.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+
+use super::{Client, Read, Reply};
+use crate::Error;
+
+/// How long one query blocks. Short, because an abandoned query keeps its connection at the server until then.
+const WAIT: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Least time between two queries' starts: a burst of writes is taken in a few steps instead of one by one.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+/// Pause after an answer with index 0, which cannot be blocked on.
+const WITHOUT_INDEX: Duration = Duration::from_secs(1);
+/// Spreads watches that wake together when the server is back.
+const RECOVERY_SPREAD: Duration = Duration::from_millis(50);
+
+/// Runs `query` for ever and yields every answer, unchanged ones included (compare the index), and every error.
+///
+/// Consul's rules: the first query does not block; an index that went backwards, an index of 0 and any error make the next
+/// query a plain one, so that a restarted server with lower indexes is noticed. After an error the stream pauses, 100 ms
+/// doubling up to 5 s with jitter, and less as soon as any other request of this client succeeds.
+pub fn watch<T, F, Fut>(client: &Client, read: Read, query: F) -> BoxStream<'static, Result<Reply<T>, Error>>
+where
+    T: Send + 'static,
+    F: Fn(Client, Read) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Reply<T>, Error>> + Send + 'static,
+{
+    watch_from(client, read, 0, query)
+}
+
+/// Like [`watch`], but the first query already blocks after `index` (0: it does not), for who has the state up to there.
+pub fn watch_from<T, F, Fut>(
+    client: &Client,
+    read: Read,
+    index: u64,
+    query: F,
+) -> BoxStream<'static, Result<Reply<T>, Error>>
+where
+    T: Send + 'static,
+    F: Fn(Client, Read) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Reply<T>, Error>> + Send + 'static,
+{
+    let wait = read.wait.unwrap_or(WAIT);
+    let state = State {
+        client: client.clone(),
+        read,
+        wait,
+        cursor: Cursor { index, failures: 0, polls: false },
+        last_start: None,
+    };
+    futures_util::stream::unfold((state, query), |(mut state, query)| async move {
+        let item = state.next(&query).await;
+        Some((item, (state, query)))
+    })
+    .boxed()
+}
+
+struct State {
+    client: Client,
+    read: Read,
+    wait: Duration,
+    cursor: Cursor,
+    last_start: Option<Instant>,
+}
+
+impl State {
+    async fn next<T, F, Fut>(&mut self, query: &F) -> Result<Reply<T>, Error>
+    where
+        F: Fn(Client, Read) -> Fut,
+        Fut: Future<Output = Result<Reply<T>, Error>>,
+    {
+        self.pause().await;
+        self.last_start = Some(Instant::now());
+        let read = Read {
+            index: self.cursor.index,
+            wait: Some(self.wait.mul_f64(0.9 + 0.2 * fastrand::f64())),
+            ..self.read.clone()
+        };
+        let result = query(self.client.clone(), read).await;
+        match &result {
+            Ok(reply) => self.cursor.answered(reply.index),
+            Err(_) => self.cursor.failed(),
+        }
+        result
+    }
+
+    async fn pause(&self) {
+        if let Some(pause) = self.cursor.backoff(fastrand::f64()) {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.client.recovered() => {
+                    tokio::time::sleep(RECOVERY_SPREAD.mul_f64(fastrand::f64()).min(pause)).await;
+                }
+            }
+        } else if let Some(last) = self.last_start
+            && let Some(rest) = self.cursor.least_interval().checked_sub(last.elapsed())
+        {
+            tokio::time::sleep(rest).await;
+        }
+    }
+}
+
+/// Where a watch stands: the pure part of the rules.
+#[derive(Debug, PartialEq, Eq)]
+struct Cursor {
+    /// Index to block after; 0: do not block.
+    index: u64,
+    failures: u32,
+    /// The server gives no index, so the next query cannot block.
+    polls: bool,
+}
+
+impl Cursor {
+    fn answered(&mut self, index: u64) {
+        self.failures = 0;
+        self.polls = index == 0;
+        self.index = if index < self.index { 0 } else { index };
+    }
+
+    fn failed(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.index = 0;
+    }
+
+    fn least_interval(&self) -> Duration {
+        if self.polls { WITHOUT_INDEX } else { LEAST_INTERVAL }
+    }
+
+    /// `jitter` in 0..1. Between half and the whole of the doubled pause.
+    fn backoff(&self, jitter: f64) -> Option<Duration> {
+        let doublings = self.failures.checked_sub(1)?.min(16);
+        let full = FIRST_PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
+        Some(full.mul_f64(0.5 + 0.5 * jitter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Cursor, FIRST_PAUSE, LONGEST_PAUSE};
+
+    #[test]
+    fn an_index_that_goes_backwards_resets() {
+        let mut cursor = Cursor { index: 0, failures: 0, polls: false };
+        cursor.answered(10);
+        assert_eq!(cursor.index, 10);
+        cursor.answered(10);
+        assert_eq!(cursor.index, 10);
+        cursor.answered(9);
+        assert_eq!(cursor.index, 0);
+        cursor.answered(9);
+        assert_eq!(cursor.index, 9);
+    }
+
+    #[test]
+    fn an_error_makes_the_next_query_a_plain_one() {
+        let mut cursor = Cursor { index: 7, failures: 0, polls: false };
+        assert_eq!(cursor.backoff(0.0), None);
+        cursor.failed();
+        assert_eq!(cursor, Cursor { index: 0, failures: 1, polls: false });
+        assert_eq!(cursor.backoff(1.0), Some(FIRST_PAUSE));
+        cursor.answered(3);
+        assert_eq!(cursor, Cursor { index: 3, failures: 0, polls: false });
+    }
+
+    proptest! {
+        #[test]
+        fn the_pause_stays_in_its_bounds(failures in 1u32..1000, jitter in 0.0f64..1.0) {
+            let pause = Cursor { index: 0, failures, polls: false }.backoff(jitter).unwrap();
+            prop_assert!(pause >= FIRST_PAUSE / 2 && pause <= LONGEST_PAUSE);
+        }
+
+        #[test]
+        fn it_never_blocks_after_an_index_that_was_not_the_last_answer(indexes in prop::collection::vec(0u64..5, 1..50)) {
+            let mut cursor = Cursor { index: 0, failures: 0, polls: false };
+            for index in indexes {
+                cursor.answered(index);
+                prop_assert!(cursor.index == 0 || cursor.index == index);
+            }
+        }
+    }
+}
