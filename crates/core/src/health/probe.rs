@@ -1,0 +1,166 @@
+//! One look at a target from outside: HTTP(S), TCP, gRPC health. The results follow Consul's rules.
+
+mod connect;
+mod grpc;
+mod http;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Status;
+use connect::Roots;
+
+/// Longest `output`, bytes: what Consul keeps of an answer's body.
+pub const OUTPUT_LIMIT: usize = 4096;
+
+/// What to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ProbeTarget {
+    /// 2xx is passing, 429 warning, anything else critical. Redirects are not followed: a target that redirects its check is
+    /// not the one that was asked, so 3xx is critical (Consul follows them).
+    Http {
+        /// `http://` or `https://`, with host, port and path.
+        url: String,
+        /// Default `GET`.
+        method: String,
+        /// Sent as they are; a `Host` among them replaces the URL's.
+        headers: Vec<(String, String)>,
+        body: String,
+        tls_skip_verify: bool,
+        /// PEM file to trust instead of the system's store.
+        ca: Option<PathBuf>,
+    },
+    /// A connection that opens is passing. `addr` is `host:port`.
+    Tcp { addr: String },
+    /// `grpc.health.v1.Health/Check` for `service` (empty = the whole server): SERVING is passing, all else critical.
+    Grpc { addr: String, service: String, tls: bool, tls_skip_verify: bool },
+}
+
+impl ProbeTarget {
+    /// A plain `GET` of `url`.
+    pub fn http(url: impl Into<String>) -> Self {
+        Self::Http {
+            url: url.into(),
+            method: "GET".to_owned(),
+            headers: Vec::new(),
+            body: String::new(),
+            tls_skip_verify: false,
+            ca: None,
+        }
+    }
+
+    /// The kind as Consul's check type: `http`, `tcp`, `grpc`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Http { .. } => "http",
+            Self::Tcp { .. } => "tcp",
+            Self::Grpc { .. } => "grpc",
+        }
+    }
+}
+
+/// What was seen. A target that cannot be probed at all (bad URL, unreadable CA file) is critical, and `output` says why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeOutcome {
+    pub status: Status,
+    /// For people: `HTTP GET <url>: 200 OK Output: <body>`, `TCP connect <addr>: Success`; at most `OUTPUT_LIMIT`.
+    pub output: String,
+    pub latency: Duration,
+    /// No answer in time (as against a refusal or a bad answer).
+    pub timed_out: bool,
+    /// The HTTP status, if there was an answer.
+    pub http_status: Option<u16>,
+}
+
+/// What a prober of one kind found, or why it could not find out.
+struct Finding {
+    status: Status,
+    output: String,
+    http_status: Option<u16>,
+}
+
+impl Finding {
+    fn critical(output: String) -> Self {
+        Self { status: Status::Critical, output, http_status: None }
+    }
+}
+
+/// Makes probes. Each uses a connection of its own, closed afterwards: a check must see whether one can connect.
+/// Cheap to clone; keeps the system's trust store once it was needed.
+#[derive(Debug, Clone, Default)]
+pub struct Prober {
+    roots: Arc<Roots>,
+}
+
+impl Prober {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Looks once. Name resolution, connection, TLS and answer together get `timeout`.
+    pub async fn probe(&self, target: &ProbeTarget, timeout: Duration) -> ProbeOutcome {
+        let started = Instant::now();
+        let looking = async {
+            match target {
+                ProbeTarget::Http { .. } => http::look(&self.roots, target).await,
+                ProbeTarget::Tcp { addr } => look_tcp(addr).await,
+                ProbeTarget::Grpc { addr, service, tls, tls_skip_verify } => {
+                    grpc::look(&self.roots, addr, service, *tls, *tls_skip_verify).await
+                }
+            }
+        };
+        let found = tokio::time::timeout(timeout, looking).await;
+        let timed_out = found.is_err();
+        let finding = found.unwrap_or_else(|_| {
+            Finding::critical(format!("{}: timed out after {timeout:?}", subject(target)))
+        });
+        ProbeOutcome {
+            status: finding.status,
+            output: cut(finding.output),
+            latency: started.elapsed(),
+            timed_out,
+            http_status: finding.http_status,
+        }
+    }
+}
+
+/// See [`Prober::probe`].
+pub async fn probe(prober: &Prober, target: &ProbeTarget, timeout: Duration) -> ProbeOutcome {
+    prober.probe(target, timeout).await
+}
+
+async fn look_tcp(addr: &str) -> Finding {
+    match connect::tcp(addr).await {
+        Ok(_) => Finding {
+            status: Status::Passing,
+            output: format!("TCP connect {addr}: Success"),
+            http_status: None,
+        },
+        Err(e) => Finding::critical(format!("TCP connect {addr}: {e}")),
+    }
+}
+
+fn subject(target: &ProbeTarget) -> String {
+    match target {
+        ProbeTarget::Http { url, method, .. } => format!("HTTP {method} {url}"),
+        ProbeTarget::Tcp { addr } => format!("TCP connect {addr}"),
+        ProbeTarget::Grpc { addr, service, .. } => grpc::subject(addr, service),
+    }
+}
+
+fn cut(mut output: String) -> String {
+    output.truncate(output.floor_char_boundary(OUTPUT_LIMIT));
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_cut_between_characters() {
+        assert_eq!(cut("ü".repeat(3000)).len(), OUTPUT_LIMIT);
+        assert_eq!(cut(format!("a{}", "ü".repeat(3000))).len(), OUTPUT_LIMIT - 1);
+    }
+}

@@ -1,0 +1,130 @@
+//! Connections for probes: TCP, and TLS on top with or without verification.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Whom to believe who the target is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trust {
+    System,
+    File(PathBuf),
+    /// `tls_skip_verify`: anyone.
+    Anyone,
+}
+
+/// The system's trust store, read when the first probe needs it.
+#[derive(Debug, Default)]
+pub(super) struct Roots(OnceCell<Arc<RootCertStore>>);
+
+impl Roots {
+    async fn system(&self) -> io::Result<Arc<RootCertStore>> {
+        let load = || async {
+            let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs)
+                .await
+                .map_err(io::Error::other)?;
+            let mut store = RootCertStore::empty();
+            // One certificate that this TLS library does not take must not spoil all others.
+            store.add_parsable_certificates(loaded.certs);
+            if store.is_empty() {
+                return Err(io::Error::other("the system has no trusted certificates"));
+            }
+            Ok(Arc::new(store))
+        };
+        self.0.get_or_try_init(load).await.cloned()
+    }
+}
+
+/// `addr` is `host:port`; all addresses of a name are tried in turn.
+pub(super) async fn tcp(addr: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+pub(super) async fn tls(
+    stream: TcpStream,
+    host: &str,
+    trust: &Trust,
+    alpn: &[&[u8]],
+    roots: &Roots,
+) -> io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?;
+    let mut config = match trust {
+        Trust::System => builder.with_root_certificates(roots.system().await?).with_no_client_auth(),
+        Trust::File(path) => builder.with_root_certificates(file_roots(path).await?).with_no_client_auth(),
+        Trust::Anyone => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
+            .with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+async fn file_roots(path: &Path) -> io::Result<RootCertStore> {
+    let named = |e: String| io::Error::other(format!("CA file {}: {e}", path.display()));
+    let pem = tokio::fs::read(path).await.map_err(|e| named(e.to_string()))?;
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|e| named(e.to_string()))?;
+        store.add(certificate).map_err(|e| named(e.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(named("no certificate in it".to_owned()));
+    }
+    Ok(store)
+}
+
+/// Takes any certificate; the handshake's signatures are still checked, so the peer holds the certificate's key.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
