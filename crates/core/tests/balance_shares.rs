@@ -99,7 +99,8 @@ fn ewma_comes_back_to_one_that_recovered() {
     let after = simulate(Algorithm::PeakEwma, &[1, 1], 500, 120, latency, 1_000);
     println!("peak-EWMA, slow for 10 of 120 s: {during:?} then {after:?}");
     assert!(during.shares[0] < 0.15, "{during:?}");
-    assert!(after.shares[0] > 0.35, "{after:?}");
+    // An average of 500 ms needs 39 s to fall to the other's 10 ms; even shares in what is left are 0.296 of all.
+    assert!(after.shares[0] > 0.27, "{after:?}");
 }
 
 #[test]
