@@ -1,0 +1,347 @@
+//! Writes registrations: each change is one transaction guarded by the document's index.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::layout::{self, CheckState};
+use super::lease::Leases;
+use super::{Document, Owner, Registration, Status};
+use crate::Error;
+use crate::consul::wire::{HealthCheck, KvOp, KvVerb, Node, NodeVerb, TxnOp, TxnResult};
+use crate::consul::{Client, Read, Reply};
+
+/// Lost races until a write is given up. Each lost race means that somebody else's write went through.
+const ATTEMPTS: u32 = 10;
+
+/// What a registration came to.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    pub document: Document,
+    /// Catalog index from which on the instance is seen as registered; for reads that must see this write.
+    pub index: u64,
+    /// Modify index of the document.
+    pub document_index: u64,
+    /// False: an existing registration of the same owner was replaced (or was the same already).
+    pub created: bool,
+}
+
+/// A heartbeat that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The next one must come within this time.
+    pub ttl: std::time::Duration,
+}
+
+/// Registers and deregisters instances at whatever Consul the client talks to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Registrar {
+    client: Client,
+    leases: Leases,
+}
+
+impl Registrar {
+    pub fn new(client: Client) -> Self {
+        Self { leases: Leases::new(client.clone()), client }
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Registers, or replaces the same owner's registration of this id.
+    ///
+    /// `initial` is the status of a new instance whose check must be probed first; TTL and unchecked instances begin
+    /// passing. A replacement keeps the instance's status, except that a new incarnation of a self-registering process
+    /// gets the better of its current and the initial status. Repeating the same registration changes nothing.
+    ///
+    /// [`Error::Invalid`], [`Error::OwnedByAnother`], [`Error::Contended`], or any error of the client; after the latter the
+    /// registration may or may not be in place, and calling again is safe.
+    pub async fn register(
+        &self,
+        registration: &Registration,
+        owner: &Owner,
+        initial: Status,
+    ) -> Result<Registered, Error> {
+        let service_id = &registration.service_id;
+        let faults = registration.validate();
+        if !faults.is_empty() {
+            return Err(Error::Invalid { service_id: service_id.clone(), faults });
+        }
+        for _ in 0..ATTEMPTS {
+            let current = self.get(service_id).await?;
+            let check = match &current {
+                Some((document, _)) if document.owner != owner.subject => {
+                    return Err(Error::OwnedByAnother {
+                        service_id: service_id.clone(),
+                        owner: document.owner.clone(),
+                    });
+                }
+                Some(_) => self.current_check(service_id).await?,
+                None => None,
+            };
+            let plan = Plan::new(registration, owner, initial, current, check, Timestamp::now());
+            match self.client.txn(&plan.ops()?).await {
+                Ok(results) => {
+                    self.settle_lease(&plan).await?;
+                    return Ok(plan.registered(&results.results));
+                }
+                Err(Error::TxnFailed { errors }) if errors.iter().all(|e| Plan::may_be_stale(e.op_index)) => {
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Contended { service_id: service_id.clone(), attempts: ATTEMPTS })
+    }
+
+    /// Removes the document, the node and with it service, checks and lease. `None`: there was nothing.
+    ///
+    /// With an `owner` only its own registration goes ([`Error::OwnedByAnother`] otherwise), and with an incarnation only that
+    /// process's ([`Error::Superseded`] otherwise). The index is the one from which on the instance is gone.
+    pub async fn deregister(&self, service_id: &str, owner: Option<&Owner>) -> Result<Option<u64>, Error> {
+        for _ in 0..ATTEMPTS {
+            let guard = match self.get(service_id).await? {
+                Some((document, index)) => {
+                    may_remove(&document, owner)?;
+                    TxnOp::kv_delete_cas(layout::instance_key(service_id), index)
+                }
+                // No document: only a node that lost its document can be left, and only as long as nobody registers it anew.
+                None if self.has_node(service_id).await? => {
+                    TxnOp::KV(KvOp::new(KvVerb::CheckNotExists, layout::instance_key(service_id)))
+                }
+                None => return Ok(None),
+            };
+            let node = Node { name: layout::node_name(service_id), ..Node::default() };
+            let note = serde_json::json!({"service_id": service_id, "at": Timestamp::now(), "by": uuid::Uuid::new_v4()});
+            let ops = [
+                guard,
+                TxnOp::node(NodeVerb::Delete, node),
+                TxnOp::kv_set(layout::LAST_DEREGISTRATION, note.to_string().into()),
+            ];
+            match self.client.txn(&ops).await {
+                Ok(results) => {
+                    return Ok(Some(results.results.iter().map(TxnResult::modify_index).max().unwrap_or(0)));
+                }
+                Err(Error::TxnFailed { errors }) if errors.iter().all(|e| e.op_index == 0) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Contended { service_id: service_id.to_owned(), attempts: ATTEMPTS })
+    }
+
+    /// Renews the lease of a TTL registration.
+    ///
+    /// [`Error::NotRegistered`], [`Error::NoLease`] (no TTL), [`Error::OwnedByAnother`], [`Error::LeaseLost`] (register again).
+    pub async fn heartbeat(&self, service_id: &str, owner: Option<&Owner>) -> Result<Heartbeat, Error> {
+        let (current, lease) = tokio::try_join!(self.get(service_id), self.leases.holder(service_id))?;
+        let Some((document, _)) = current else {
+            return Err(Error::NotRegistered { service_id: service_id.to_owned() });
+        };
+        if let Some(owner) = owner
+            && owner.subject != document.owner
+        {
+            return Err(Error::OwnedByAnother { service_id: service_id.to_owned(), owner: document.owner });
+        }
+        let Some(ttl) = document.registration.lease_ttl() else {
+            return Err(Error::NoLease { service_id: service_id.to_owned() });
+        };
+        let renewed = match lease {
+            Some(session) => self.client.session().renew(&session).await?.is_some(),
+            None => false,
+        };
+        if renewed {
+            Ok(Heartbeat { ttl })
+        } else {
+            Err(Error::LeaseLost { service_id: service_id.to_owned() })
+        }
+    }
+
+    /// The document with its modify index.
+    pub async fn get(&self, service_id: &str) -> Result<Option<(Document, u64)>, Error> {
+        let key = layout::instance_key(service_id);
+        match self.client.kv().get(&key, &Read::default()).await?.value {
+            Some(pair) => Ok(Some((layout::document_from(&key, &pair.value)?, pair.modify_index))),
+            None => Ok(None),
+        }
+    }
+
+    /// All documents. One that cannot be read is left out with a warning, so that it does not hide the others.
+    pub async fn list(&self) -> Result<Vec<(Document, u64)>, Error> {
+        self.list_with(&Read::default()).await.map(|reply| reply.value)
+    }
+
+    /// Like [`Registrar::list`], with options (blocking included) and the index.
+    pub async fn list_with(&self, read: &Read) -> Result<Reply<Vec<(Document, u64)>>, Error> {
+        let reply = self.client.kv().list(layout::INSTANCE_PREFIX, read).await?;
+        Ok(reply.map(|pairs| {
+            let readable = |pair: &crate::consul::wire::KvPair| match layout::document_from(&pair.key, &pair.value) {
+                Ok(document) => Some((document, pair.modify_index)),
+                Err(error) => {
+                    tracing::warn!(key = %pair.key, error = %crate::error::chain(&error), "instance document left out");
+                    None
+                }
+            };
+            pairs.iter().filter_map(readable).collect()
+        }))
+    }
+
+    /// Ids of all instances that hold a lease now, with an index to block on.
+    pub async fn leases(&self, read: &Read) -> Result<Reply<BTreeSet<String>>, Error> {
+        self.leases.holders(read).await
+    }
+
+    async fn current_check(&self, service_id: &str) -> Result<Option<HealthCheck>, Error> {
+        let checks = self.client.health().node(&layout::node_name(service_id), &Read::default()).await?.value;
+        Ok(checks.into_iter().find(|check| check.check_id == layout::check_id(service_id)))
+    }
+
+    async fn has_node(&self, service_id: &str) -> Result<bool, Error> {
+        let node = self.client.catalog().node(&layout::node_name(service_id), &Read::default()).await?.value;
+        Ok(node.is_some_and(|found| {
+            found.node.meta.get(layout::NODE_MARK.0).map(String::as_str) == Some(layout::NODE_MARK.1)
+        }))
+    }
+
+    async fn settle_lease(&self, plan: &Plan) -> Result<(), Error> {
+        let service_id = &plan.document.registration.service_id;
+        match plan.document.registration.lease_ttl() {
+            Some(ttl) => self.leases.hold(service_id, ttl).await,
+            None if plan.had_lease => self.leases.release(service_id).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn may_remove(document: &Document, owner: Option<&Owner>) -> Result<(), Error> {
+    let service_id = || document.registration.service_id.clone();
+    let Some(owner) = owner else { return Ok(()) };
+    if owner.subject != document.owner {
+        return Err(Error::OwnedByAnother { service_id: service_id(), owner: document.owner.clone() });
+    }
+    if owner.incarnation.is_some() && owner.incarnation != document.incarnation {
+        return Err(Error::Superseded { service_id: service_id() });
+    }
+    Ok(())
+}
+
+/// One attempt: what will be written, given what was read. Pure.
+#[derive(Debug)]
+struct Plan {
+    document: Document,
+    /// Index the document must still have; 0: it must not exist.
+    expected: u64,
+    check: HealthCheck,
+    created: bool,
+    had_lease: bool,
+}
+
+impl Plan {
+    fn new(
+        registration: &Registration,
+        owner: &Owner,
+        initial: Status,
+        current: Option<(Document, u64)>,
+        check: Option<HealthCheck>,
+        now: Timestamp,
+    ) -> Self {
+        let expected = current.as_ref().map_or(0, |(_, index)| *index);
+        let before = current.map(|(document, _)| document);
+        let new_process = owner.incarnation.is_some()
+            && before.as_ref().is_some_and(|document| document.incarnation != owner.incarnation);
+        let state = state_of(registration, initial, check.as_ref(), new_process, now);
+        let check_index = check.map_or(0, |check| check.modify_index);
+        Self {
+            created: before.is_none(),
+            had_lease: before.as_ref().is_some_and(|document| document.registration.lease_ttl().is_some()),
+            document: document_of(registration, owner, before, now),
+            expected,
+            check: HealthCheck { modify_index: check_index, ..layout::check(registration, state) },
+        }
+    }
+
+    fn ops(&self) -> Result<[TxnOp; 4], Error> {
+        let registration = &self.document.registration;
+        // A check that was read is replaced only as read: the aggregator may turn it at the same moment.
+        let verb = if self.check.modify_index > 0 { NodeVerb::Cas } else { NodeVerb::Set };
+        Ok([
+            TxnOp::kv_cas(
+                layout::instance_key(&registration.service_id),
+                layout::document_bytes(&self.document)?,
+                self.expected,
+            ),
+            TxnOp::node(NodeVerb::Set, layout::node(registration)),
+            TxnOp::service(
+                NodeVerb::Set,
+                layout::node_name(&registration.service_id),
+                layout::service(registration),
+            ),
+            TxnOp::check(verb, self.check.clone()),
+        ])
+    }
+
+    /// The operations that compare an index: document and check.
+    fn may_be_stale(op_index: usize) -> bool {
+        op_index == 0 || op_index == 3
+    }
+
+    fn registered(self, results: &[TxnResult]) -> Registered {
+        let (documents, catalog): (Vec<_>, Vec<_>) =
+            results.iter().partition(|result| matches!(result, TxnResult::KV(_)));
+        let newest =
+            |results: Vec<&TxnResult>| results.into_iter().map(TxnResult::modify_index).max().unwrap_or(0);
+        Registered {
+            document: self.document,
+            index: newest(catalog),
+            document_index: newest(documents),
+            created: self.created,
+        }
+    }
+}
+
+fn document_of(
+    registration: &Registration,
+    owner: &Owner,
+    before: Option<Document>,
+    now: Timestamp,
+) -> Document {
+    let registered_at = before.as_ref().map_or(now, |document| document.registered_at);
+    let document = Document {
+        registration: registration.clone(),
+        owner: owner.subject.clone(),
+        incarnation: owner.incarnation.clone(),
+        registered_at,
+        updated_at: now,
+    };
+    // Byte for byte what is there already: then nothing is written and no watcher wakes.
+    match before {
+        Some(before) if (Document { updated_at: before.updated_at, ..document.clone() }) == before => before,
+        _ => document,
+    }
+}
+
+fn state_of(
+    registration: &Registration,
+    initial: Status,
+    check: Option<&HealthCheck>,
+    new_process: bool,
+    now: Timestamp,
+) -> CheckState {
+    let initial = if registration.check.is_probed() && registration.lease_ttl().is_none() {
+        initial
+    } else {
+        Status::Passing
+    };
+    let fresh =
+        |status, output: &str| CheckState { status, output: output.to_owned(), notes: now.to_string() };
+    let Some(check) = check else { return fresh(initial, "registered") };
+    let current = check.status.parse().unwrap_or(Status::Critical);
+    // A registration is a sign of life for who is not probed and for a process that has just started.
+    let better = new_process || !registration.check.is_probed() || registration.lease_ttl().is_some();
+    if better && initial < current {
+        return fresh(initial, "registered again");
+    }
+    CheckState { status: current, output: check.output.clone(), notes: check.notes.clone() }
+}
+
+#[cfg(test)]
+mod tests;
