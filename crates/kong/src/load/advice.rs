@@ -1,0 +1,36 @@
+//! What is right by Kong's rules and still surprises people.
+
+use crate::model::{Config, Plugin, PluginConfig, Route};
+use crate::{Segment, Warning};
+
+/// Warnings on a whole, valid configuration. `routes` are the places of `config.routes`, in the same order.
+pub(super) fn advise(config: &Config, routes: Vec<Vec<Segment>>) -> Vec<Warning> {
+    let cors: Vec<&Plugin> = config
+        .plugins
+        .iter()
+        .filter(|plugin| plugin.enabled && matches!(plugin.config, PluginConfig::Cors(_)))
+        .collect();
+    config
+        .routes
+        .iter()
+        .zip(routes)
+        .filter(|(route, _)| misses_preflight(route) && cors.iter().any(|plugin| applies(plugin, route)))
+        .map(|(_, mut path)| {
+            path.push(Segment::from("methods"));
+            Warning {
+                path,
+                message: "a CORS preflight (OPTIONS) does not match this route and gets 404, as in Kong; add OPTIONS to \
+                          its methods"
+                    .to_owned(),
+            }
+        })
+        .collect()
+}
+
+fn misses_preflight(route: &Route) -> bool {
+    !route.methods.is_empty() && !route.methods.iter().any(|method| method == "OPTIONS")
+}
+
+fn applies(plugin: &Plugin, route: &Route) -> bool {
+    plugin.route.is_none_or(|id| id == route.id) && plugin.service.is_none_or(|id| Some(id) == route.service)
+}

@@ -1,0 +1,283 @@
+//! Plugins and their typed configurations.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Protocol, or_default, reference, unset};
+
+/// One configured plugin. The scope is global when service, route and consumer are all absent.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plugin {
+    pub id: Uuid,
+    pub name: String,
+    pub instance_name: Option<String>,
+    #[serde(with = "reference")]
+    pub service: Option<Uuid>,
+    #[serde(with = "reference")]
+    pub route: Option<Uuid>,
+    #[serde(with = "reference")]
+    pub consumer: Option<Uuid>,
+    pub enabled: bool,
+    pub protocols: Vec<Protocol>,
+    pub tags: Vec<String>,
+    pub config: PluginConfig,
+}
+
+/// The supported plugins.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum PluginConfig {
+    Jwt(JwtConfig),
+    KeyAuth(KeyAuthConfig),
+    RateLimiting(RateLimitingConfig),
+    Cors(CorsConfig),
+    FileLog(FileLogConfig),
+    Prometheus(PrometheusConfig),
+    RequestTermination(RequestTerminationConfig),
+    CorrelationId(CorrelationIdConfig),
+}
+
+impl PluginConfig {
+    /// Higher runs earlier. Kong's numbers.
+    pub fn priority(&self) -> i32 {
+        match self {
+            PluginConfig::CorrelationId(_) => 100_001,
+            PluginConfig::Cors(_) => 2000,
+            PluginConfig::Jwt(_) => 1450,
+            PluginConfig::KeyAuth(_) => 1250,
+            PluginConfig::RateLimiting(_) => 910,
+            PluginConfig::Prometheus(_) => 13,
+            PluginConfig::FileLog(_) => 9,
+            PluginConfig::RequestTermination(_) => 2,
+        }
+    }
+}
+
+/// Registered claims the jwt plugin can check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Claim {
+    Exp,
+    Nbf,
+    /// Not in Kong, which refuses the file: a number that does not lie in the future.
+    Iat,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JwtConfig {
+    #[serde(deserialize_with = "or_default")]
+    pub uri_param_names: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub cookie_names: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub header_names: Vec<String>,
+    pub key_claim_name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub secret_is_base64: bool,
+    #[serde(with = "unset")]
+    pub claims_to_verify: BTreeSet<Claim>,
+    /// Seconds; 0 = any.
+    #[serde(deserialize_with = "or_default")]
+    pub maximum_expiration: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub run_on_preflight: bool,
+    /// Consumer id or username.
+    pub anonymous: Option<String>,
+    pub realm: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeyAuthConfig {
+    pub key_names: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub key_in_header: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub key_in_query: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub key_in_body: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub hide_credentials: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub run_on_preflight: bool,
+    pub anonymous: Option<String>,
+    pub realm: Option<String>,
+}
+
+/// Window lengths, longest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Period {
+    Second,
+    Minute,
+    Hour,
+    Day,
+    Month,
+    Year,
+}
+
+impl Period {
+    pub const ALL: [Period; 6] =
+        [Period::Second, Period::Minute, Period::Hour, Period::Day, Period::Month, Period::Year];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Period::Second => "second",
+            Period::Minute => "minute",
+            Period::Hour => "hour",
+            Period::Day => "day",
+            Period::Month => "month",
+            Period::Year => "year",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitBy {
+    Consumer,
+    Credential,
+    Ip,
+    Service,
+    Header,
+    Path,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    Local,
+    Redis,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RateLimitingConfig {
+    pub second: Option<f64>,
+    pub minute: Option<f64>,
+    pub hour: Option<f64>,
+    pub day: Option<f64>,
+    pub month: Option<f64>,
+    pub year: Option<f64>,
+    pub limit_by: LimitBy,
+    pub header_name: Option<String>,
+    pub path: Option<String>,
+    pub policy: Policy,
+    #[serde(deserialize_with = "or_default")]
+    pub fault_tolerant: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub hide_client_headers: bool,
+    pub error_code: u16,
+    pub error_message: String,
+    /// Seconds; -1 counts at once.
+    pub sync_rate: Option<f64>,
+    pub redis: RedisConfig,
+}
+
+impl RateLimitingConfig {
+    /// The configured limits, shortest window first.
+    pub fn limits(&self) -> impl Iterator<Item = (Period, f64)> + '_ {
+        let values = [self.second, self.minute, self.hour, self.day, self.month, self.year];
+        Period::ALL.into_iter().zip(values).filter_map(|(period, limit)| limit.map(|limit| (period, limit)))
+    }
+}
+
+/// The password is a secret: `Debug` hides it.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct RedisConfig {
+    pub host: Option<String>,
+    pub port: u16,
+    /// Milliseconds; an upper bound.
+    pub timeout: u32,
+    pub username: Option<String>,
+    pub password: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub database: u32,
+    #[serde(deserialize_with = "or_default")]
+    pub ssl: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub ssl_verify: bool,
+    pub server_name: Option<String>,
+}
+
+impl std::fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CorsConfig {
+    #[serde(with = "unset")]
+    pub origins: Vec<String>,
+    #[serde(with = "unset")]
+    pub methods: Vec<String>,
+    #[serde(with = "unset")]
+    pub headers: Vec<String>,
+    #[serde(with = "unset")]
+    pub exposed_headers: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub credentials: bool,
+    /// Seconds.
+    pub max_age: Option<f64>,
+    #[serde(deserialize_with = "or_default")]
+    pub preflight_continue: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub private_network: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileLogConfig {
+    pub path: String,
+    /// Opened anew for each batch of entries, for logrotate.
+    #[serde(deserialize_with = "or_default")]
+    pub reopen: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrometheusConfig {
+    #[serde(deserialize_with = "or_default")]
+    pub per_consumer: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub status_code_metrics: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub latency_metrics: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub bandwidth_metrics: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub upstream_health_metrics: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub ai_metrics: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestTerminationConfig {
+    pub status_code: u16,
+    pub message: Option<String>,
+    pub content_type: Option<String>,
+    pub body: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub echo: bool,
+    pub trigger: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Generator {
+    #[serde(rename = "uuid")]
+    Uuid,
+    #[serde(rename = "uuid#counter")]
+    UuidCounter,
+    #[serde(rename = "tracker")]
+    Tracker,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CorrelationIdConfig {
+    pub header_name: String,
+    pub generator: Generator,
+    #[serde(deserialize_with = "or_default")]
+    pub echo_downstream: bool,
+}

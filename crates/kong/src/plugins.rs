@@ -1,0 +1,105 @@
+//! The tables of plugin configurations, and the names Kong knows.
+
+mod auth;
+mod logs;
+mod traffic;
+
+use serde_json::Value;
+
+use crate::load::Scope;
+use crate::model::PluginConfig;
+use crate::node::Map;
+use crate::schema::Field;
+
+/// One supported plugin.
+pub(crate) struct PluginSchema {
+    pub name: &'static str,
+    pub fields: &'static [Field],
+    /// May be bound to a consumer (not so for what runs before the consumer is known).
+    pub per_consumer: bool,
+    pub prepare: Option<fn(&mut Map, &mut Scope<'_, '_>)>,
+    pub rules: Option<fn(&Map, &mut Scope<'_, '_>)>,
+    pub build: fn(Value) -> Result<PluginConfig, serde_json::Error>,
+}
+
+static PLUGINS: &[PluginSchema] = &[
+    auth::JWT,
+    auth::KEY_AUTH,
+    traffic::RATE_LIMITING,
+    traffic::CORS,
+    traffic::REQUEST_TERMINATION,
+    traffic::CORRELATION_ID,
+    logs::FILE_LOG,
+    logs::PROMETHEUS,
+];
+
+/// Kong's own plugins that this gateway does not run yet.
+const NOT_YET: &[&str] = &[
+    "acl",
+    "ai-prompt-decorator",
+    "ai-prompt-guard",
+    "ai-prompt-template",
+    "ai-proxy",
+    "ai-request-transformer",
+    "ai-response-transformer",
+    "aws-lambda",
+    "azure-functions",
+    "basic-auth",
+    "bot-detection",
+    "datadog",
+    "grpc-gateway",
+    "grpc-web",
+    "hmac-auth",
+    "http-log",
+    "ip-restriction",
+    "ldap-auth",
+    "loggly",
+    "opentelemetry",
+    "proxy-cache",
+    "redirect",
+    "request-size-limiting",
+    "request-transformer",
+    "response-ratelimiting",
+    "response-transformer",
+    "standard-webhooks",
+    "statsd",
+    "syslog",
+    "tcp-log",
+    "udp-log",
+    "zipkin",
+];
+
+/// Plugins that keep their state in Kong's database; Kong itself refuses them without one.
+const DATABASE: &[&str] = &["oauth2", "session"];
+
+/// Plugins whose configuration is Lua.
+const LUA: &[&str] = &["pre-function", "post-function"];
+
+/// What a plugin name means here.
+pub(crate) enum Lookup {
+    Supported(&'static PluginSchema),
+    /// Known to Kong; the message names it.
+    Refused(String),
+}
+
+pub(crate) fn lookup(name: &str) -> Lookup {
+    if let Some(schema) = PLUGINS.iter().find(|schema| schema.name == name) {
+        return Lookup::Supported(schema);
+    }
+    Lookup::Refused(if LUA.contains(&name) {
+        format!(
+            "plugin '{name}' runs Lua code, which this gateway cannot run; remove it or replace it by another plugin"
+        )
+    } else if DATABASE.contains(&name) {
+        format!("plugin '{name}' needs a database and cannot run from a declarative file")
+    } else if NOT_YET.contains(&name) {
+        format!("plugin '{name}' is not supported yet")
+    } else {
+        format!("plugin '{name}' not enabled; add it to the 'plugins' configuration property")
+    })
+}
+
+/// Names of the plugins this gateway runs, for the Admin API.
+pub fn supported() -> impl Iterator<Item = &'static str> {
+    PLUGINS.iter().map(|schema| schema.name)
+}

@@ -1,0 +1,74 @@
+//! jwt and key-auth.
+
+use super::PluginSchema;
+use crate::format;
+use crate::load::Scope;
+use crate::model::PluginConfig;
+use crate::node::{Map, Node};
+use crate::schema::Check::{Between, MinLen, With};
+use crate::schema::Literal::{Int, Str, Strs};
+use crate::schema::{Field, NO, TEXT, YES, array, boolean, integer, set, string};
+
+const HEADER: Field = TEXT.check(&[With(format::header_name)]);
+const CLAIM: Field = TEXT.check(&[With(claim)]);
+
+const IAT: &str = "Kong refuses 'iat' here (expected one of: exp, nbf); this gateway checks that it is a number which \
+                   does not lie in the future";
+
+fn claim(node: &Node) -> Result<(), String> {
+    match node.as_str() {
+        Some("exp" | "nbf" | "iat") => Ok(()),
+        _ => Err("expected one of: exp, nbf".to_owned()),
+    }
+}
+
+pub(super) const JWT: PluginSchema = PluginSchema {
+    name: "jwt",
+    per_consumer: false,
+    prepare: None,
+    rules: Some(jwt_rules),
+    build: |value| serde_json::from_value(value).map(PluginConfig::Jwt),
+    fields: &[
+        set("uri_param_names", &TEXT).or(Strs(&["jwt"])),
+        set("cookie_names", &TEXT).or(Strs(&[])),
+        set("header_names", &HEADER).or(Strs(&["authorization"])),
+        string("key_claim_name").or(Str("iss")).required(),
+        boolean("secret_is_base64").or(NO).required(),
+        set("claims_to_verify", &CLAIM),
+        integer("maximum_expiration").or(Int(0)).check(&[Between(0.0, 31_536_000.0)]),
+        boolean("run_on_preflight").or(YES).required(),
+        string("anonymous"),
+        string("realm"),
+    ],
+};
+
+fn jwt_rules(config: &Map, scope: &mut Scope<'_, '_>) {
+    let claims = config.get("claims_to_verify").and_then(Node::as_seq).unwrap_or_default();
+    let names = |wanted: &str| claims.iter().any(|claim| claim.as_str() == Some(wanted));
+    if names("iat") {
+        scope.different("claims_to_verify", IAT);
+    }
+    let maximum = config.get("maximum_expiration").and_then(Node::as_int).unwrap_or(0);
+    if maximum > 0 && !names("exp") {
+        scope.entity("failed conditional validation given value of field 'config.maximum_expiration'");
+        scope.fault("claims_to_verify", "expected to contain: exp");
+    }
+}
+
+pub(super) const KEY_AUTH: PluginSchema = PluginSchema {
+    name: "key-auth",
+    per_consumer: false,
+    prepare: None,
+    rules: None,
+    build: |value| serde_json::from_value(value).map(PluginConfig::KeyAuth),
+    fields: &[
+        array("key_names", &HEADER).or(Strs(&["apikey"])).required().check(&[MinLen(1)]),
+        boolean("key_in_header").or(YES).required(),
+        boolean("key_in_query").or(YES).required(),
+        boolean("key_in_body").or(NO).required().ignored("keys are read from headers and the query only"),
+        boolean("hide_credentials").or(NO).required(),
+        boolean("run_on_preflight").or(YES).required(),
+        string("anonymous"),
+        string("realm"),
+    ],
+};
