@@ -4,6 +4,7 @@ mod advertise;
 mod shutdown;
 mod signals;
 
+pub(crate) use advertise::fault_in as advertise_fault;
 pub use advertise::{Advertise, AdvertiseError};
 pub use shutdown::{Shutdown, ShutdownSettings, Stage};
 pub use signals::stop_on_signals;

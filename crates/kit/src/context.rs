@@ -1,0 +1,220 @@
+//! What a service is given when it starts.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use plinth_core::consul;
+use plinth_core::health::Components;
+use tower::{Layer, ServiceBuilder};
+use utoipa::openapi::OpenApi;
+
+use crate::auth::{Auth, AuthError};
+use crate::health::{self, HealthState, Readiness};
+use crate::lifecycle::{Advertise, Shutdown};
+use crate::problem;
+use crate::server::{BoundListener, ServerError, TlsError, TlsSource};
+use crate::service::{Service, ServiceSettings};
+use crate::telemetry::{EdgeLayer, EdgeSettings, Metrics, inject_trace_context};
+use crate::{openapi, server};
+
+/// Deadline of one component check and the time for which a report is reused.
+const CHECK_TIMES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1));
+
+/// Why a context cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ContextError {
+    #[error("the Consul client cannot be set up")]
+    Consul(#[source] plinth_core::Error),
+    #[error("authentication cannot be set up")]
+    Auth(#[from] AuthError),
+    #[error("TLS cannot be set up")]
+    Tls(#[from] TlsError),
+    #[error("metrics cannot be set up")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the OpenAPI document cannot be written")]
+    Document(#[from] serde_json::Error),
+    #[error("this service has no listen setting")]
+    NoListen,
+    #[error("the service cannot listen")]
+    Server(#[from] ServerError),
+}
+
+/// Everything a service shares with its process and with kit. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// Name of the service.
+    pub service: &'static str,
+    pub version: &'static str,
+    pub settings: Arc<ServiceSettings>,
+    /// Carries the current trace to Consul.
+    pub consul: consul::Client,
+    pub metrics: Metrics,
+    pub shutdown: Shutdown,
+    pub auth: Auth,
+    pub advertise: Advertise,
+    /// The process's multi-thread runtime.
+    pub control: tokio::runtime::Handle,
+    /// Component checks behind `/health`; `consul` is there already.
+    pub components: Components,
+    /// What must be so before `/health/ready` says 200.
+    pub readiness: Readiness,
+    pub started: Instant,
+    tls: Option<TlsSource>,
+}
+
+impl Context {
+    /// Builds the context of one service from its settings. `shutdown` is shared by what stops together.
+    ///
+    /// # Errors
+    /// Keys, certificates or tokens that cannot be used.
+    pub async fn new(
+        service: &Service,
+        settings: ServiceSettings,
+        shutdown: Shutdown,
+        control: tokio::runtime::Handle,
+    ) -> Result<Context, ContextError> {
+        let consul = consul::Client::new(settings.consul.clone())
+            .map_err(ContextError::Consul)?
+            .with_header_hook(Arc::new(inject_trace_context));
+        let tls = match &settings.tls {
+            Some(tls) => Some(TlsSource::start(tls.clone(), &control)?),
+            None => None,
+        };
+        let auth = Auth::start(settings.auth.clone(), &control).await?;
+        if auth.is_open() {
+            tracing::warn!(
+                service = service.name,
+                "no key verifies tokens: every caller on this machine may do everything"
+            );
+        }
+        let components = Components::new(CHECK_TIMES.0, CHECK_TIMES.1);
+        add_consul_check(&components, &consul);
+        Ok(Context {
+            service: service.name,
+            version: service.version,
+            metrics: Metrics::new(service.name, service.version)?,
+            advertise: settings.advertise.clone(),
+            settings: Arc::new(settings),
+            consul,
+            shutdown,
+            auth,
+            control,
+            components,
+            readiness: Readiness::new(),
+            started: Instant::now(),
+            tls,
+        })
+    }
+
+    /// Binds `listen`, with TLS when it is set. Do it first: clients may connect from then on.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or the service has no `listen` setting.
+    pub async fn bind(&self) -> Result<BoundListener, ContextError> {
+        let listen = self.settings.listen.ok_or(ContextError::NoListen)?;
+        Ok(self.bind_at("http", listen).await?)
+    }
+
+    /// Binds a further address under a name, with the same TLS.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn bind_at(
+        &self,
+        name: &'static str,
+        address: SocketAddr,
+    ) -> Result<BoundListener, ServerError> {
+        server::BoundListener::bind(name, address, self.tls.clone()).await
+    }
+
+    /// The layer that every request passes, with the given time until an answer's head.
+    pub fn edge(&self, timeout: Duration) -> EdgeLayer {
+        EdgeLayer::new(EdgeSettings {
+            service: self.service,
+            auth: self.auth.clone(),
+            metrics: self.metrics.http.clone(),
+            shutdown: self.shutdown.clone(),
+            timeout,
+        })
+    }
+
+    /// The whole router of a service: its routes, and beside them health, metrics, document and Swagger UI; problem
+    /// documents for unknown paths and methods; body limit, timeout, metrics, trace, panics.
+    ///
+    /// # Errors
+    /// A document that cannot be serialised.
+    pub fn router(&self, routes: Routes, document: OpenApi) -> Result<Router, ContextError> {
+        let short = self.edge(self.settings.server.request_timeout);
+        let long = self.edge(self.settings.server.long_poll_timeout);
+        let standard = health::routes(self.health_state()).merge(openapi::routes(document)?);
+        let quick = self.layered(routes.quick.merge(standard), short.clone());
+        let waiting = self.layered(routes.waiting, long);
+        let unknown = short.layer(problem::not_found.with_state(()));
+        Ok(quick.merge(waiting).fallback_service(unknown))
+    }
+
+    fn layered(&self, router: Router, edge: EdgeLayer) -> Router {
+        let limit = DefaultBodyLimit::max(self.settings.server.max_body);
+        router
+            .method_not_allowed_fallback(problem::method_not_allowed)
+            .layer(ServiceBuilder::new().layer(edge).layer(limit))
+    }
+
+    fn health_state(&self) -> HealthState {
+        HealthState::new(
+            (self.service, self.version),
+            self.started,
+            self.readiness.clone(),
+            self.components.clone(),
+            self.metrics.clone(),
+        )
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+/// The routes of a service's own, by how long they may take.
+#[derive(Debug, Default)]
+pub struct Routes {
+    quick: Router,
+    waiting: Router,
+}
+
+impl Routes {
+    /// Routes that answer within `server.request_timeout`. Their state is applied (`Router::with_state`).
+    pub fn new(quick: Router) -> Routes {
+        Routes { quick, waiting: Router::new() }
+    }
+
+    /// Routes that may wait for a change, up to `server.long_poll_timeout`. Their handlers end their wait when
+    /// [`Shutdown::stopping`] does, else they hold up the end of the process.
+    #[must_use]
+    pub fn waiting(mut self, routes: Router) -> Routes {
+        self.waiting = self.waiting.merge(routes);
+        self
+    }
+}
+
+fn add_consul_check(components: &Components, consul: &consul::Client) {
+    let consul = consul.clone();
+    components.add("consul", false, move || {
+        let status = consul.status();
+        async move {
+            match status.leader().await {
+                Ok(leader) => Ok(serde_json::json!({"leader": leader})),
+                Err(error) => {
+                    tracing::debug!(error = problem::chain(&error), "Consul does not answer");
+                    Err("Consul does not answer".to_owned())
+                }
+            }
+        }
+    });
+}

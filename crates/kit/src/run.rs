@@ -1,0 +1,137 @@
+//! The thin `main` of the services.
+
+use std::error::Error;
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::lifecycle::{Shutdown, stop_on_signals};
+use crate::service::{Service, ServiceSettings};
+use crate::settings::{Faults, Reader, Sources, Wanted};
+use crate::telemetry::Telemetry;
+use crate::{App, BoxError, Context, EXIT_SETTINGS, openapi};
+
+/// Why `main` ends with a failure.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Settings(#[from] Faults),
+    #[error("cannot start")]
+    Start(#[source] BoxError),
+    #[error("failed")]
+    Failed(#[source] BoxError),
+}
+
+/// Runs a service: reads settings, sets up telemetry, starts it, prints where it listens, serves until SIGTERM or
+/// SIGINT, drains, and returns the exit code: 0 stopped as asked, 1 failed, 64 bad settings.
+///
+/// Bound addresses go to standard output, one line each: `registry-service: http listening on
+/// http://127.0.0.1:8510`. Everything else goes to standard error.
+pub fn run<S, F, Fut, E>(service: Service, read: impl FnOnce(&mut Reader) -> S, start: F) -> ExitCode
+where
+    F: FnOnce(S, Context) -> Fut,
+    Fut: Future<Output = Result<App, E>>,
+    E: Error + Send + Sync + 'static,
+{
+    match try_run(&service, read, start) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Telemetry may be what failed, so this does not go through it.
+            let _ = writeln!(std::io::stderr(), "{}", report(service.name, &error));
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn try_run<S, F, Fut, E>(
+    service: &Service,
+    read: impl FnOnce(&mut Reader) -> S,
+    start: F,
+) -> Result<(), RunError>
+where
+    F: FnOnce(S, Context) -> Fut,
+    Fut: Future<Output = Result<App, E>>,
+    E: Error + Send + Sync + 'static,
+{
+    if let Some(document) = service.document
+        && std::env::args_os().any(|arg| arg == "--openapi")
+    {
+        let text = openapi::document(document()).map_err(|error| RunError::Failed(error.into()))?;
+        return print(&text);
+    }
+    let sources = Sources::from_process(service.name)?;
+    let mut reader = Reader::new(&sources);
+    let settings = ServiceSettings::read(&mut reader, service);
+    let own = read(&mut reader);
+    match reader.wanted() {
+        Some(Wanted::Help) => return print(&reader.help()),
+        Some(Wanted::Version) => return print(&format!("{} {}\n", service.name, service.version)),
+        None => reader.finish()?,
+    }
+    let runtime = runtime(service).map_err(|error| RunError::Start(error.into()))?;
+    let telemetry = Telemetry::init(&settings.telemetry, runtime.handle())
+        .map_err(|error| RunError::Start(error.into()))?;
+    let outcome = runtime.block_on(serve(service, settings, |context| start(own, context)));
+    // Before the runtime ends: spans are sent on it.
+    telemetry.shutdown();
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve<Fut, E>(
+    service: &Service,
+    settings: ServiceSettings,
+    start: impl FnOnce(Context) -> Fut,
+) -> Result<(), RunError>
+where
+    Fut: Future<Output = Result<App, E>>,
+    E: Error + Send + Sync + 'static,
+{
+    let shutdown = Shutdown::new(settings.shutdown);
+    let signals = tokio::spawn(stop_on_signals(shutdown.clone()));
+    let context = Context::new(service, settings, shutdown, tokio::runtime::Handle::current())
+        .await
+        .map_err(|error| RunError::Start(error.into()))?;
+    let app = start(context).await.map_err(|error| RunError::Start(error.into()))?;
+    for listening in app.addresses() {
+        print(&format!("{}: {listening}\n", service.name))?;
+    }
+    tracing::info!(service = service.name, version = service.version, "started");
+    let outcome = app.finished().await.map_err(|error| RunError::Failed(error.into()));
+    signals.abort();
+    tracing::info!(service = service.name, "stopped");
+    outcome
+}
+
+fn runtime(service: &Service) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = service.threads {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().thread_name(service.name).build()
+}
+
+fn print(text: &str) -> Result<(), RunError> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| RunError::Failed(error.into()))
+}
+
+fn report(service: &str, error: &RunError) -> String {
+    match error {
+        RunError::Settings(faults) => faults.to_string(),
+        other => format!("{service}: {}", crate::problem::chain(other)),
+    }
+}
+
+/// 64 when settings are the cause, wherever in the chain they show up.
+fn exit_code(error: &(dyn Error + 'static)) -> u8 {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let settings = error.is::<Faults>() || matches!(error.downcast_ref(), Some(RunError::Settings(_)));
+        if settings {
+            return EXIT_SETTINGS;
+        }
+        next = error.source();
+    }
+    1
+}

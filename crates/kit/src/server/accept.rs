@@ -1,0 +1,166 @@
+//! Accepts connections and serves them until told to stop.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use super::tls::TlsSource;
+use super::{BoundListener, Peer, ServerSettings};
+
+/// Pauses after a failed accept, for example for want of descriptors: from the first to the last.
+const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How a server is told to end.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Close the listener and idle connections, finish what runs.
+    pub graceful: CancellationToken,
+    /// Cut off what still runs.
+    pub hard: CancellationToken,
+}
+
+/// Serves `service` on `listener` until `stop.graceful`, then finishes running requests until `stop.hard`.
+/// Resolves when the last connection has ended.
+pub async fn serve<S, F>(listener: BoundListener, service: S, settings: ServerSettings, stop: Stop)
+where
+    S: Service<Request, Response = Response, Error = Infallible, Future = F> + Clone + Send + 'static,
+    F: Future<Output = Result<Response, Infallible>> + Send + 'static,
+{
+    let connections = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(settings.max_connections));
+    let shared = Arc::new(Connection { builder: builder(&settings), settings, stop: stop.clone() });
+    let BoundListener { socket, tls, .. } = listener;
+    let mut pause = ACCEPT_PAUSES.0;
+    loop {
+        let next = async {
+            // The semaphore is never closed.
+            let place = places.clone().acquire_owned().await.ok();
+            (place, socket.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            () = stop.graceful.cancelled() => break,
+            () = stop.hard.cancelled() => break,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                pause = ACCEPT_PAUSES.0;
+                let (shared, service, tls) = (shared.clone(), service.clone(), tls.clone());
+                connections.spawn(async move {
+                    shared.run(stream, address, tls, service).await;
+                    drop(place);
+                });
+            }
+            // The client gave up while waiting in the queue; nothing is wrong here.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = stop.graceful.cancelled() => {}
+                }
+                pause = (pause * 2).min(ACCEPT_PAUSES.1);
+            }
+        }
+    }
+    drop(socket);
+    connections.close();
+    connections.wait().await;
+}
+
+fn builder(settings: &ServerSettings) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(settings.header_timeout);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.max_streams)
+        .max_header_list_size(64 * 1024)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+struct Connection {
+    builder: Builder<TokioExecutor>,
+    settings: ServerSettings,
+    stop: Stop,
+}
+
+impl Connection {
+    async fn run<S, F>(&self, stream: TcpStream, address: SocketAddr, tls: Option<TlsSource>, service: S)
+    where
+        S: Service<Request, Response = Response, Error = Infallible, Future = F> + Clone + Send + 'static,
+        F: Future<Output = Result<Response, Infallible>> + Send + 'static,
+    {
+        // Answers are written whole; waiting for more to send only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, %address, "the connection ended before it began");
+            return;
+        }
+        let peer = Peer { address, tls: tls.is_some() };
+        let Some(tls) = tls else { return self.http(stream, peer, service).await };
+        let handshake = tokio::time::timeout(self.settings.handshake_timeout, tls.acceptor().accept(stream));
+        let handshake = tokio::select! {
+            handshake = handshake => handshake,
+            () = self.stop.graceful.cancelled() => return,
+        };
+        match handshake {
+            Ok(Ok(stream)) => self.http(stream, peer, service).await,
+            Ok(Err(error)) => tracing::debug!(%error, %address, "TLS handshake failed"),
+            Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
+        }
+    }
+
+    async fn http<I, S, F>(&self, stream: I, peer: Peer, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request, Response = Response, Error = Infallible, Future = F> + Clone + Send + 'static,
+        F: Future<Output = Result<Response, Infallible>> + Send + 'static,
+    {
+        let handler = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(ConnectInfo(peer.address));
+            let mut service = service.clone();
+            async move {
+                std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+                service.call(request).await
+            }
+        });
+        let mut connection = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), handler));
+        let mut stopping = pin!(self.stop.graceful.cancelled());
+        let mut told = false;
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                () = stopping.as_mut(), if !told => {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = self.stop.hard.cancelled() => return,
+            }
+        };
+        if let Err(error) = ended {
+            // Clients come and go; their broken connections are no event of this service.
+            tracing::debug!(error = crate::problem::chain(&*error), address = %peer.address, "connection ended");
+        }
+    }
+}
