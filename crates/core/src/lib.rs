@@ -6,6 +6,7 @@
 
 pub mod balance;
 pub mod consul;
+pub mod discovery;
 pub mod error;
 pub mod health;
 pub mod registration;

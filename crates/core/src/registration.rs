@@ -16,5 +16,6 @@ pub use layout::{
     DOCUMENT_MARK, INSTANCE_PREFIX, LAST_DEREGISTRATION, LEASE_PREFIX, NODE_MARK, check_id, instance_key,
     lease_holder, lease_key, node_name,
 };
+pub(crate) use layout::{document_from, fingerprint};
 pub use model::{CheckSpec, Document, FieldFault, Owner, Registration, Timing, host_port};
 pub use registrar::{Heartbeat, Registered, Registrar};

@@ -59,7 +59,7 @@ pub(super) fn document_bytes(document: &Document) -> Result<Bytes, Error> {
     serde_json::to_vec(document).map(Bytes::from).map_err(|error| Error::Request(error.to_string()))
 }
 
-pub(super) fn document_from(key: &str, bytes: &[u8]) -> Result<Document, Error> {
+pub(crate) fn document_from(key: &str, bytes: &[u8]) -> Result<Document, Error> {
     serde_json::from_slice(bytes).map_err(|source| Error::Document { key: key.to_owned(), source })
 }
 
@@ -105,11 +105,43 @@ pub(super) fn service_meta(metadata: &Map<String, Value>) -> Meta {
     meta
 }
 
-fn fingerprint(metadata: &Map<String, Value>) -> String {
-    let text = serde_json::to_string(metadata).unwrap_or_default();
+/// Short hash of the metadata. Keys are sorted first, because the order of a JSON object depends on who parsed it.
+pub(crate) fn fingerprint(metadata: &Map<String, Value>) -> String {
+    let mut text = String::new();
+    write_sorted_map(metadata, &mut text);
     let mut hex = Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string();
     hex.truncate(16);
     hex
+}
+
+fn write_sorted_map(map: &Map<String, Value>, out: &mut String) {
+    let mut keys: Vec<&String> = map.keys().collect();
+    keys.sort_unstable();
+    out.push('{');
+    for key in keys {
+        out.push_str(&Value::from(key.as_str()).to_string());
+        out.push(':');
+        if let Some(value) = map.get(key) {
+            write_sorted(value, out);
+        }
+        out.push(',');
+    }
+    out.push('}');
+}
+
+fn write_sorted(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => write_sorted_map(map, out),
+        Value::Array(items) => {
+            out.push('[');
+            for item in items {
+                write_sorted(item, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
 }
 
 fn scalar(value: &Value) -> Option<String> {
