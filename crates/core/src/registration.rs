@@ -8,6 +8,7 @@
 mod layout;
 mod lease;
 mod model;
+mod own;
 mod registrar;
 mod validate;
 
@@ -18,4 +19,5 @@ pub use layout::{
 };
 pub(crate) use layout::{document_from, fingerprint};
 pub use model::{CheckSpec, Document, FieldFault, Owner, Registration, Timing, host_port};
+pub use own::{SelfRegistration, SelfState};
 pub use registrar::{Heartbeat, Registered, Registrar};

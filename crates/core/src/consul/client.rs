@@ -125,7 +125,7 @@ impl Client {
         self.inner.max_blocking - self.inner.blocking.available_permits()
     }
 
-    pub(super) async fn recovered(&self) {
+    pub(crate) async fn recovered(&self) {
         self.inner.recovered.notified().await;
     }
 

@@ -5,6 +5,7 @@ use super::{AgentService, HealthCheck, KvPair, Node, base64_bytes, is_zero, or_d
 use crate::error::TxnFailure;
 
 /// One operation of a transaction; at most 64 of them go together.
+#[allow(clippy::large_enum_variant, reason = "at most 64 live together, and only for one request")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TxnOp {
     KV(KvOp),
@@ -122,6 +123,7 @@ impl TxnOp {
 }
 
 /// What one operation left behind; deletes leave nothing, so results need not line up with operations.
+#[allow(clippy::large_enum_variant, reason = "at most 64 live together, and only for one request")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TxnResult {
     KV(KvPair),
