@@ -80,17 +80,34 @@ pub async fn insert_postgres(transaction: &mut PgConnection, new: &NewMessage<'_
     Ok(row.try_get(0)?)
 }
 
+/// What waits in one lane.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    pub rows: u64,
+    /// When the oldest of them was written.
+    pub oldest: Option<Timestamp>,
+}
+
+/// What of the lane is not published yet.
+///
+/// # Errors
+/// [`Error::Database`]
+pub async fn backlog(database: &Database, lane: &str) -> Result<Backlog, Error> {
+    const COUNT: &str = "SELECT COUNT(*), MIN(created_at) FROM outbox WHERE lane = $1";
+    let (rows, oldest): (i64, Option<i64>) = match database {
+        Database::Sqlite(sqlite) => sqlx::query_as(COUNT).bind(lane).fetch_one(&sqlite.readers).await?,
+        Database::Postgres(postgres) => sqlx::query_as(COUNT).bind(lane).fetch_one(&postgres.pool).await?,
+    };
+    Ok(Backlog {
+        rows: u64::try_from(rows).unwrap_or(0),
+        oldest: oldest.and_then(|at| Timestamp::from_microsecond(at).ok()),
+    })
+}
+
 /// How many rows of the lane are not published yet.
 ///
 /// # Errors
 /// [`Error::Database`]
 pub async fn depth(database: &Database, lane: &str) -> Result<u64, Error> {
-    const COUNT: &str = "SELECT COUNT(*) FROM outbox WHERE lane = $1";
-    let count: i64 = match database {
-        Database::Sqlite(sqlite) => sqlx::query_scalar(COUNT).bind(lane).fetch_one(&sqlite.readers).await?,
-        Database::Postgres(postgres) => {
-            sqlx::query_scalar(COUNT).bind(lane).fetch_one(&postgres.pool).await?
-        }
-    };
-    Ok(u64::try_from(count).unwrap_or(0))
+    Ok(backlog(database, lane).await?.rows)
 }

@@ -191,8 +191,12 @@ fn migrator(steps: &[Step], dialect: fn(&Step) -> &'static str) -> Migrator {
     Migrator::with_migrations(migrations)
 }
 
+/// Makes the folder and those above it where they are missing, readable by their owner only.
+///
+/// # Errors
+/// The system's.
 #[cfg(unix)]
-fn make_private_folder(folder: &Path) -> std::io::Result<()> {
+pub fn make_private_folder(folder: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     if folder.as_os_str().is_empty() {
         return Ok(());
@@ -200,8 +204,12 @@ fn make_private_folder(folder: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
+/// Makes the folder and those above it where they are missing.
+///
+/// # Errors
+/// The system's.
 #[cfg(not(unix))]
-fn make_private_folder(folder: &Path) -> std::io::Result<()> {
+pub fn make_private_folder(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)
 }
 
