@@ -44,17 +44,20 @@ pub struct Problem {
     /// This occurrence for people. Never holds what belongs into the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// The path of the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
     /// The wrong fields of the request, when that is the problem.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldFault>,
-    #[serde(skip)]
-    #[schema(ignore)]
+    /// What few problems have, boxed to keep results small.
+    #[serde(default, rename = "instance", with = "instance", skip_serializing_if = "instance::is_none")]
+    #[schema(value_type = Option<String>, example = "/api/v1/services/billing-1")]
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Clone, Default)]
+struct Rare {
+    /// The path of the request.
+    instance: Option<String>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    #[serde(skip)]
-    #[schema(ignore)]
     cause: Option<Cause>,
 }
 
@@ -76,10 +79,8 @@ impl Problem {
             title: Cow::Borrowed(status.canonical_reason().unwrap_or("Unknown")),
             status,
             detail: None,
-            instance: None,
             errors: Vec::new(),
-            headers: Vec::new(),
-            cause: None,
+            rare: None,
         }
     }
 
@@ -154,15 +155,26 @@ impl Problem {
     /// Adds a header to the answer, such as `Retry-After`.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
-        self.headers.push((name, value));
+        self.rare().headers.push((name, value));
         self
     }
 
     /// Remembers for the log what caused this: the error and its chain of sources.
     #[must_use]
     pub fn caused_by(mut self, cause: &(dyn std::error::Error + 'static)) -> Problem {
-        self.cause = Some(Cause(chain(cause).into()));
+        self.rare().cause = Some(Cause(chain(cause).into()));
         self
+    }
+
+    /// The path of the request.
+    #[must_use]
+    pub fn instance(mut self, path: impl Into<String>) -> Problem {
+        self.rare().instance = Some(path.into());
+        self
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 }
 
@@ -186,11 +198,13 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        for (name, value) in self.headers {
-            headers.append(name, value);
-        }
-        if let Some(cause) = self.cause {
-            response.extensions_mut().insert(cause);
+        if let Some(rare) = self.rare {
+            for (name, value) in rare.headers {
+                headers.append(name, value);
+            }
+            if let Some(cause) = rare.cause {
+                response.extensions_mut().insert(cause);
+            }
         }
         response
     }
@@ -219,6 +233,30 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+mod instance {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Rare;
+
+    pub(super) fn is_none(rare: &Option<Box<Rare>>) -> bool {
+        rare.as_ref().is_none_or(|rare| rare.instance.is_none())
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        rare: &Option<Box<Rare>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        rare.as_ref().and_then(|rare| rare.instance.as_ref()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Box<Rare>>, D::Error> {
+        let instance = Option::<String>::deserialize(deserializer)?;
+        Ok(instance.map(|instance| Box::new(Rare { instance: Some(instance), ..Rare::default() })))
+    }
+}
+
 mod status_number {
     use http::StatusCode;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -230,5 +268,11 @@ mod status_number {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StatusCode, D::Error> {
         let number = u16::deserialize(deserializer)?;
         StatusCode::from_u16(number).map_err(|_| D::Error::custom("no HTTP status"))
+    }
+}
+
+impl From<plinth_core::registration::FieldFault> for FieldFault {
+    fn from(fault: plinth_core::registration::FieldFault) -> Self {
+        FieldFault { field: fault.field, message: fault.message }
     }
 }

@@ -12,6 +12,8 @@ mod help;
 mod reader;
 mod sources;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod units;
 
 pub use faults::{Fault, Faults};

@@ -9,17 +9,14 @@ use super::{Cause, Problem};
 
 /// 404 for a path that no route has.
 pub async fn not_found(uri: Uri) -> Problem {
-    let mut problem = Problem::not_found("no such path");
-    problem.instance = Some(uri.path().to_owned());
-    problem
+    Problem::not_found("no such path").instance(uri.path())
 }
 
 /// 405 for a method that the path does not have; axum adds `Allow`.
 pub async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
-    let mut problem =
-        Problem::new(StatusCode::METHOD_NOT_ALLOWED).detail(format!("this path does not have {method}"));
-    problem.instance = Some(uri.path().to_owned());
-    problem
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED)
+        .detail(format!("this path does not have {method}"))
+        .instance(uri.path())
 }
 
 /// 503 for a handler that did not answer in time.

@@ -150,7 +150,7 @@ mod tests {
         one.http.requests.with_label_values(&["GET", "/x", "200"]).inc();
         let text = String::from_utf8(one.render().unwrap()).unwrap();
         assert!(text.contains(
-            r#"http_server_requests_total{method="GET",route="/x",service="registry-service",status="200"} 1"#
+            r#"http_server_requests_total{method="GET",route="/x",status="200",service="registry-service"} 1"#
         ), "{text}");
         assert!(text.contains("process_resident_memory_bytes{service="), "{text}");
         assert!(text.contains("# TYPE process_cpu_seconds_total counter"), "{text}");
