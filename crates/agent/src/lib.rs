@@ -1,1 +1,21 @@
-//! plinth-agent
+//! plinth-agent: the embedded single-node agent that speaks Consul's HTTP API (reference: 1.8.7).
+//!
+//! It owns the catalog, the KV store, sessions and locks of a machine that has no Consul. Layers: [`state`] is the
+//! pure store; [`storage`] is its durable log; `engine` is the one writer, the readers' versions and the waiting
+//! queries; `http` is Consul's surface; `timers` and `runners` end sessions and run checks.
+//!
+//! Invariants: a write is answered after it is on disk; nobody sees a state that a crash could take back; an
+//! index never goes backwards. It fails read-only when the disk refuses writes, and heals when it takes them.
+
+mod agent;
+mod duration;
+mod engine;
+mod error;
+mod http;
+mod runners;
+pub mod state;
+pub mod storage;
+mod timers;
+
+pub use agent::{Agent, Data, Settings, Token};
+pub use error::{Error, WriteError};

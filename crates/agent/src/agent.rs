@@ -1,0 +1,324 @@
+//! Wiring: settings in, a listening agent out.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::http::{Identity, Server, VERSION};
+use crate::runners;
+use crate::state::command::{Command, Registration};
+use crate::state::model::{Check, Node, SERF_HEALTH, Service};
+use crate::state::{Fault, State};
+use crate::storage::Folder;
+use crate::timers::{self, Timers};
+
+/// Where the agent keeps its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Nowhere: a restart forgets everything.
+    Memory,
+    /// In this folder; created if missing, locked while the agent runs.
+    Dir(PathBuf),
+}
+
+/// A token that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    pub fn new(text: impl Into<String>) -> Token {
+        Token(text.into())
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// How to run an agent.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Address to listen on; 127.0.0.1. Anything but loopback needs a token.
+    pub bind: IpAddr,
+    /// 8500; 0 takes a free port, see [`Agent::address`].
+    pub http_port: u16,
+    pub data: Data,
+    /// `dc1`.
+    pub datacenter: String,
+    /// The agent's own node in the catalog; `plinth`.
+    pub node_name: String,
+    /// When set, every request must carry it.
+    pub token: Option<Token>,
+    /// Largest request body in bytes apart from KV values (which have Consul's 512 KiB); 8 MiB.
+    pub max_body: usize,
+    /// Bytes of log after which a snapshot is taken; 64 MiB.
+    pub compact_after: u64,
+    /// Most connections of one address, as Consul's `http_max_conns_per_client`; none.
+    pub max_connections_per_address: Option<usize>,
+    /// How long [`Agent::shutdown`] waits for requests that run; 5 s.
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            http_port: 8500,
+            data: Data::Memory,
+            datacenter: "dc1".to_owned(),
+            node_name: "plinth".to_owned(),
+            token: None,
+            max_body: 8 << 20,
+            compact_after: 64 << 20,
+            max_connections_per_address: None,
+            shutdown_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A running agent. Dropping it stops it without waiting; [`Agent::shutdown`] stops it properly.
+#[derive(Debug)]
+pub struct Agent {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    accept: Option<JoinHandle<()>>,
+    engine: EngineHandle,
+}
+
+struct EngineHandle(Arc<Engine>);
+
+impl std::fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Engine(..)")
+    }
+}
+
+impl Agent {
+    /// Restores the state, binds and serves. Comes back when requests are answered.
+    pub async fn start(settings: Settings) -> Result<Agent, Error> {
+        if !settings.bind.is_loopback() && settings.token.is_none() {
+            return Err(Error::OpenWithoutToken(settings.bind));
+        }
+        let wanted = SocketAddr::new(settings.bind, settings.http_port);
+        let bind = |source| Error::Bind { address: wanted, source };
+        let listener = TcpListener::bind(wanted).await.map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        let (folder, state) = open(&settings.data).await?;
+        let identity = identity(&settings, &state, address);
+        let engine = Arc::new(Engine::start(state, folder, settings.compact_after)?);
+        register_self(&engine, &identity).await?;
+        let timers = Arc::new(Timers::default());
+        timers.arm_all(&engine.state());
+        let token = settings.token.clone().map(|t| t.0);
+        let node = identity.node.clone();
+        let server =
+            Arc::new(Server::new(engine.clone(), timers.clone(), identity, token, settings.max_body));
+        let tasks = vec![
+            tokio::spawn(timers.run(engine.clone(), node.clone())),
+            tokio::spawn(timers::reap(engine.clone(), node.clone())),
+            tokio::spawn(runners::run(engine.clone(), node, server.runners.subscribe())),
+        ];
+        let (stop, stopped) = watch::channel(false);
+        let accept = tokio::spawn(accept(listener, server, stopped, settings));
+        Ok(Agent { address, stop, tasks, accept: Some(accept), engine: EngineHandle(engine) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers what waits, finishes what runs, brings what was accepted to disk and ends.
+    pub async fn shutdown(mut self) {
+        self.engine.0.release_watchers();
+        // nobody listens any more when the accept loop ended by itself
+        let _ = self.stop.send(true);
+        if let Some(accept) = self.accept.take() {
+            if let Err(error) = accept.await {
+                tracing::error!(%error, "the agent's accept loop ended badly");
+            }
+        }
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.engine.0.stop().await;
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        for task in self.tasks.iter().chain(&self.accept) {
+            task.abort();
+        }
+    }
+}
+
+async fn open(data: &Data) -> Result<(Option<Folder>, State), Error> {
+    let Data::Dir(dir) = data else { return Ok((None, State::default())) };
+    let dir = dir.clone();
+    let opened = tokio::task::spawn_blocking(move || Folder::open(&dir)).await;
+    let (folder, state) = opened.map_err(|e| Error::Thread(std::io::Error::other(e)))??;
+    Ok((Some(folder), state))
+}
+
+fn identity(settings: &Settings, state: &State, address: SocketAddr) -> Identity {
+    let known = state.node(&settings.node_name).map(|n| n.id.clone()).filter(|id| !id.is_empty());
+    let advertised =
+        if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    Identity {
+        node: settings.node_name.clone(),
+        id: known.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        address: advertised,
+        http_port: address.port(),
+        datacenter: settings.datacenter.clone(),
+        started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    }
+}
+
+/// The agent's own node, its liveness check and the service `consul`, as every Consul server has them.
+async fn register_self(engine: &Engine, identity: &Identity) -> Result<(), Error> {
+    let address = identity.address.to_string();
+    let family = if identity.address.is_ipv4() { "ipv4" } else { "ipv6" };
+    let tagged = ["lan", "wan"].iter().flat_map(|scope| [scope.to_string(), format!("{scope}_{family}")]);
+    let meta = [
+        ("non_voter", "false"),
+        ("raft_version", "3"),
+        ("serf_protocol_current", "2"),
+        ("serf_protocol_max", "5"),
+        ("serf_protocol_min", "1"),
+        ("version", VERSION),
+    ];
+    let registration = Registration {
+        node: Node {
+            id: identity.id.clone(),
+            node: identity.node.clone(),
+            address: address.clone(),
+            datacenter: identity.datacenter.clone(),
+            tagged_addresses: Some(tagged.map(|name| (name, address.clone())).collect()),
+            meta: Some([("consul-network-segment".to_owned(), String::new())].into()),
+            ..Node::default()
+        },
+        skip_node_update: false,
+        service: Some(Service {
+            id: "consul".to_owned(),
+            service: "consul".to_owned(),
+            meta: Some(meta.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()),
+            port: 8300,
+            ..Service::default()
+        }),
+        checks: vec![Check {
+            node: identity.node.clone(),
+            check_id: SERF_HEALTH.to_owned(),
+            name: "Serf Health Status".to_owned(),
+            status: "passing".to_owned(),
+            output: "Agent alive and reachable".to_owned(),
+            ..Check::default()
+        }],
+    };
+    match engine.write(Command::Register(Box::new(registration))).await {
+        Ok(_) => Ok(()),
+        Err(crate::WriteError::Refused(fault)) => Err(Error::Bootstrap(fault)),
+        Err(error) => {
+            // a full disk must not keep a restored agent from serving reads
+            if engine.state().node(&identity.node).is_some() {
+                tracing::warn!(%error, "cannot renew the agent's own registration");
+                return Ok(());
+            }
+            Err(Error::Bootstrap(Fault::NodeUnknown))
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    server: Arc<Server>,
+    mut stopped: watch::Receiver<bool>,
+    settings: Settings,
+) {
+    let graceful = GracefulShutdown::new();
+    let peers = Arc::new(Peers::default());
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).pipeline_flush(true);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.wait_for(|s| *s) => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // out of descriptors: give those that close a moment
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let Some(place) = peers.enter(peer.ip(), settings.max_connections_per_address) else { continue };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let server = server.clone();
+        let service = service_fn(move |request| {
+            let server = server.clone();
+            async move { Ok::<_, std::convert::Infallible>(server.handle(request).await) }
+        });
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(settings.shutdown_timeout, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some connections did not finish in time");
+    }
+}
+
+/// Connections per client address.
+#[derive(Default)]
+struct Peers(parking_lot::Mutex<std::collections::HashMap<IpAddr, usize>>);
+
+struct PeerPlace {
+    peers: Arc<Peers>,
+    address: IpAddr,
+}
+
+impl Peers {
+    fn enter(self: &Arc<Self>, address: IpAddr, most: Option<usize>) -> Option<PeerPlace> {
+        let mut open = self.0.lock();
+        let count = open.entry(address).or_insert(0);
+        if most.is_some_and(|most| *count >= most) {
+            return None;
+        }
+        *count += 1;
+        Some(PeerPlace { peers: self.clone(), address })
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        let mut open = self.peers.0.lock();
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}

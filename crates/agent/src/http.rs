@@ -1,0 +1,416 @@
+//! The HTTP surface: one function from request to answer, with Consul's manners.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+
+use crate::engine::Engine;
+use crate::engine::watch::Interest;
+use crate::state::State;
+use crate::timers::Timers;
+
+mod agent;
+mod agent_check;
+mod agent_health;
+mod cache;
+mod catalog;
+mod decode;
+mod filter;
+mod health;
+mod json;
+mod kv;
+mod misc;
+mod query;
+mod reply;
+mod route;
+mod session;
+mod txn;
+
+pub(crate) use agent_check::LONGEST_OUTPUT;
+use cache::Cache;
+use filter::Filter;
+use query::{Query, ReadOptions};
+use reply::{Handled, Reply};
+use route::{Endpoint as E, Found};
+
+/// The version whose shapes and behaviour are served: clients switch features by it.
+pub(crate) const VERSION: &str = "1.8.7";
+
+/// Who the agent is.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub node: String,
+    pub id: String,
+    pub address: IpAddr,
+    pub http_port: u16,
+    pub datacenter: String,
+    /// RFC 3339.
+    pub started: String,
+}
+
+pub(crate) struct Server {
+    pub engine: Arc<Engine>,
+    pub timers: Arc<Timers>,
+    pub identity: Identity,
+    pub token: Option<String>,
+    /// Largest request body in bytes where Consul has no limit of its own.
+    pub max_body: usize,
+    pub cache: Cache,
+    pub runners: tokio::sync::watch::Sender<u64>,
+    events: tokio::sync::watch::Sender<Vec<misc::Event>>,
+}
+
+/// One request, taken apart.
+struct Call<'a> {
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    query: Query,
+    /// The path behind the route's pattern, decoded.
+    rest: &'a str,
+    body: Bytes,
+    pretty: bool,
+}
+
+impl Server {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        timers: Arc<Timers>,
+        identity: Identity,
+        token: Option<String>,
+        max_body: usize,
+    ) -> Server {
+        let (runners, _) = tokio::sync::watch::channel(0);
+        let (events, _) = tokio::sync::watch::channel(Vec::new());
+        Server { engine, timers, identity, token, max_body, cache: Cache::default(), runners, events }
+    }
+
+    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let body = match self.read_body(body, parts.uri.path(), &parts.headers).await {
+            Ok(body) => body,
+            Err(reply) => return reply.into_response(),
+        };
+        let reply = self.answer(&parts, body).await.unwrap_or_else(|early| early);
+        reply.into_response()
+    }
+
+    /// Reads the whole body first, so that the connection survives an error answer. Only a body over the limit
+    /// ends the connection.
+    async fn read_body(&self, body: Incoming, path: &str, headers: &HeaderMap) -> Result<Bytes, Reply> {
+        use hyper::body::Body as _;
+        if body.is_end_stream() {
+            return Ok(Bytes::new());
+        }
+        let limit = if path.starts_with("/v1/kv/") { kv::LARGEST_VALUE } else { self.max_body };
+        let too_large = |size: u64| {
+            let text = format!(
+                "Request body({size} bytes) too large, max size: {limit} bytes. See https://www.consul.io/docs/agent/options.html#kv_max_value_size."
+            );
+            Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text).with_header("connection", "close")
+        };
+        let announced = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|l| l.to_str().ok())
+            .and_then(|l| l.parse::<u64>().ok())
+            .filter(|l| *l > limit as u64);
+        if let Some(size) = announced {
+            return Err(too_large(size));
+        }
+        match Limited::new(body, limit).collect().await {
+            Ok(whole) => Ok(whole.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(limit as u64 + 1)),
+            Err(error) => Err(Reply::bad(&format!("cannot read the body: {error}"))),
+        }
+    }
+
+    async fn answer(&self, parts: &http::request::Parts, body: Bytes) -> Handled {
+        let raw = parts.uri.path();
+        let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| Reply::bad("Invalid path"))?;
+        if decoded.bytes().any(|b| b < 0x20 || b == 0x7f) {
+            return Err(Reply::empty(StatusCode::BAD_REQUEST));
+        }
+        if let Some(clean) = cleaned(&decoded) {
+            return Err(moved(parts, &clean));
+        }
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        self.authorize(&parts.headers, &query)?;
+        let route = match route::find(&decoded) {
+            Found::Route(route) => route,
+            Found::Slash => return Err(moved(parts, &format!("{decoded}/"))),
+            Found::Nothing => return Err(Reply::empty(StatusCode::NOT_FOUND)),
+        };
+        let allow = || format!("OPTIONS,{}", route.methods);
+        let vary = |reply: Reply| reply.with_header("vary", "Accept-Encoding");
+        if parts.method == Method::OPTIONS {
+            return Ok(vary(Reply::ok().with_header("allow", &allow())));
+        }
+        if !route.methods.split(',').any(|m| m == parts.method.as_str()) {
+            let text = format!("method {} not allowed", parts.method);
+            return Err(vary(
+                Reply::text(StatusCode::METHOD_NOT_ALLOWED, &text).with_header("allow", &allow()),
+            ));
+        }
+        if query.has("ns") {
+            let text =
+                "Bad request: Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise feature";
+            return Err(vary(Reply::bad(text)));
+        }
+        let pretty = query.has("pretty");
+        let call =
+            Call { method: &parts.method, headers: &parts.headers, query, rest: route.rest, body, pretty };
+        let handled = match self.own_datacenter(call.query.get("dc").unwrap_or_default()) {
+            Ok(()) => self.dispatch(route.endpoint, &call).await,
+            Err(reply) => Err(reply),
+        };
+        Ok(vary(handled.unwrap_or_else(|early| early)))
+    }
+
+    async fn dispatch(&self, endpoint: E, call: &Call<'_>) -> Handled {
+        use crate::state::model::Status;
+        match endpoint {
+            E::Kv => self.kv(call).await,
+            E::HealthService => self.health_service(call, false).await,
+            E::HealthConnect => self.health_service(call, true).await,
+            E::HealthNode => self.health_node(call).await,
+            E::HealthChecks => self.health_checks(call).await,
+            E::HealthState => self.health_state(call).await,
+            E::Txn => Box::pin(self.txn(call)).await,
+            E::CatalogNodes => self.catalog_nodes(call).await,
+            E::CatalogServices => self.catalog_services(call).await,
+            E::CatalogService => self.catalog_service(call, false).await,
+            E::CatalogConnect => self.catalog_service(call, true).await,
+            E::CatalogNode => self.catalog_node(call, false).await,
+            E::CatalogNodeServices => self.catalog_node(call, true).await,
+            E::CatalogRegister => Box::pin(self.catalog_register(call)).await,
+            E::CatalogDeregister => self.catalog_deregister(call).await,
+            E::CatalogDatacenters => self.catalog_datacenters(call),
+            E::SessionCreate => self.session_create(call).await,
+            E::SessionDestroy => self.session_destroy(call).await,
+            E::SessionRenew => self.session_renew(call).await,
+            E::SessionInfo => self.session_info(call).await,
+            E::SessionList => self.session_list(call).await,
+            E::SessionNode => self.session_node(call).await,
+            E::AgentServices => self.agent_services(call),
+            E::AgentService => self.agent_service(call),
+            E::AgentServiceRegister => Box::pin(self.agent_service_register(call)).await,
+            E::AgentServiceDeregister => self.agent_service_deregister(call).await,
+            E::AgentServiceMaintenance => self.agent_service_maintenance(call).await,
+            E::AgentMaintenance => self.agent_maintenance(call).await,
+            E::AgentChecks => self.agent_checks(call),
+            E::AgentCheckRegister => Box::pin(self.agent_check_register(call)).await,
+            E::AgentCheckDeregister => self.agent_check_deregister(call).await,
+            E::AgentCheckPass => self.agent_check_report(call, Status::Passing).await,
+            E::AgentCheckWarn => self.agent_check_report(call, Status::Warning).await,
+            E::AgentCheckFail => self.agent_check_report(call, Status::Critical).await,
+            E::AgentCheckUpdate => self.agent_check_update(call).await,
+            E::AgentHealthById => self.agent_health(call, false),
+            E::AgentHealthByName => self.agent_health(call, true),
+            E::EventList => self.event_list(call).await,
+            other => self.dispatch_small(other, call),
+        }
+    }
+
+    fn dispatch_small(&self, endpoint: E, call: &Call<'_>) -> Handled {
+        match endpoint {
+            E::Root => Ok(Reply::text(StatusCode::OK, "Consul Agent")),
+            E::Acl => Err(Reply::text(StatusCode::UNAUTHORIZED, "ACL support disabled")),
+            E::StatusLeader => self.status_leader(call),
+            E::StatusPeers => self.status_peers(call),
+            E::AgentSelf => self.agent_self(call),
+            E::AgentMembers => self.agent_members(call),
+            E::AgentMetrics => self.agent_metrics(call),
+            E::EventFire => self.event_fire(call),
+            E::CoordinateDatacenters => self.coordinate_datacenters(call),
+            E::CoordinateNodes => self.coordinate_nodes(call),
+            E::CoordinateNode => self.coordinate_node(call),
+            E::OperatorRaft => self.operator_raft(call),
+            E::OperatorAutopilot => self.operator_autopilot(call),
+            E::OperatorHealth => self.operator_health(call),
+            E::AgentReload | E::AgentForceLeave => Ok(Reply::ok()),
+            E::AgentJoin | E::AgentLeave => {
+                Err(Reply::internal("this agent is single-node: it cannot join or leave a cluster"))
+            }
+            _ => self.connect_disabled(),
+        }
+    }
+
+    /// With a token set, every request must carry it.
+    fn authorize(&self, headers: &HeaderMap, query: &Query) -> Result<(), Reply> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+        let bearer =
+            text("authorization").and_then(|v| v.strip_prefix("Bearer ").or(v.strip_prefix("bearer ")));
+        let given = query.filled("token").or(text("x-consul-token")).or(bearer).unwrap_or_default();
+        if same_secret(given, token) {
+            Ok(())
+        } else {
+            Err(Reply::text(StatusCode::FORBIDDEN, "Permission denied"))
+        }
+    }
+
+    fn own_datacenter(&self, named: &str) -> Result<(), Reply> {
+        if named.is_empty() || named == self.identity.datacenter {
+            Ok(())
+        } else {
+            Err(Reply::internal("No path to datacenter"))
+        }
+    }
+
+    fn same_datacenter(&self, call: &Call<'_>) -> Result<(), Reply> {
+        self.own_datacenter(call.query.get("dc").unwrap_or_default())
+    }
+
+    fn datacenter(&self) -> &str {
+        &self.identity.datacenter
+    }
+
+    fn node_name(&self) -> &str {
+        &self.identity.node
+    }
+
+    /// The version a read answers from, after blocking if it asked for that.
+    async fn wait(
+        &self,
+        options: &ReadOptions,
+        interest: impl FnOnce() -> Interest,
+        index_of: impl Fn(&State) -> u64,
+    ) -> Arc<State> {
+        if options.index == 0 {
+            return self.engine.state();
+        }
+        self.engine.wait(&interest(), options.index, options.wait, index_of).await
+    }
+
+    /// Starts the time of TTL checks anew and lets the runners look at what is registered.
+    fn checks_changed(&self, ids: &[String]) {
+        let state = self.engine.state();
+        for id in ids {
+            if let Some(crate::state::local::Runner::Ttl(ttl)) = state.local_check(id).map(|c| &c.runner) {
+                self.timers.arm_check(id, *ttl);
+            }
+        }
+        self.runners.send_modify(|n| *n += 1);
+    }
+
+    fn filter(&self, call: &Call<'_>) -> Result<Filter, Reply> {
+        match call.query.filled("filter") {
+            None => Ok(Filter::All),
+            Some(text) => Filter::parse(text).map_err(|why| {
+                Reply::internal(&format!("Failed to create boolean expression evaluator: {why}"))
+            }),
+        }
+    }
+
+    /// A list, with the request's filter.
+    fn listing<T: serde::Serialize>(&self, call: &Call<'_>, items: &[T]) -> Handled {
+        let filter = self.filter(call)?;
+        if matches!(filter, Filter::All) {
+            return Ok(Reply::json(items, call.pretty));
+        }
+        let chosen: Vec<&T> = items.iter().filter(|i| filter.accepts(*i)).collect();
+        Ok(Reply::json(&chosen, call.pretty))
+    }
+
+    /// `near`: the named node first; nobody else has a coordinate.
+    fn nearest_first<T>(&self, call: &Call<'_>, items: &mut [T], node_of: impl Fn(&T) -> &String) {
+        if let Some(near) = call.query.filled("near") {
+            let near = if near == "_agent" { self.node_name() } else { near };
+            items.sort_by_key(|i| !node_of(i).eq_ignore_ascii_case(near));
+        }
+    }
+}
+
+/// Takes the same time wherever they differ.
+fn same_secret(given: &str, wanted: &str) -> bool {
+    let different = given.bytes().zip(wanted.bytes().cycle()).fold(0, |d, (a, b)| d | (a ^ b));
+    given.len() == wanted.len() && different == 0
+}
+
+fn value_fits(size: usize) -> Result<(), Reply> {
+    if size <= kv::LARGEST_VALUE {
+        return Ok(());
+    }
+    let text = format!("Value for key is too large ({size} > {} bytes)", kv::LARGEST_VALUE);
+    Err(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text))
+}
+
+/// The path without empty, `.` and `..` parts, if it has any.
+fn cleaned(path: &str) -> Option<String> {
+    let dirty = path.contains("//")
+        || path.contains("/./")
+        || path.contains("/../")
+        || path.ends_with("/.")
+        || path.ends_with("/..");
+    if !dirty {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    let mut clean = format!("/{}", parts.join("/"));
+    if path.ends_with('/') && clean.len() > 1 {
+        clean.push('/');
+    }
+    Some(clean)
+}
+
+fn moved(parts: &http::request::Parts, path: &str) -> Reply {
+    const KEEP: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+        .remove(b'/')
+        .remove(b'-')
+        .remove(b'_')
+        .remove(b'.')
+        .remove(b'~')
+        .remove(b'$')
+        .remove(b'&')
+        .remove(b'+')
+        .remove(b',')
+        .remove(b':')
+        .remove(b';')
+        .remove(b'=')
+        .remove(b'@');
+    let mut location = percent_encoding::utf8_percent_encode(path, KEEP).to_string();
+    if let Some(query) = parts.uri.query() {
+        location = format!("{location}?{query}");
+    }
+    let mut reply = Reply::empty(StatusCode::MOVED_PERMANENTLY).with_header("location", &location);
+    if parts.method == Method::GET || parts.method == Method::HEAD {
+        reply = reply.with_header("content-type", "text/html; charset=utf-8");
+        let shown = location.replace('&', "&amp;").replace('"', "&#34;");
+        reply.body = Bytes::from(format!("<a href=\"{shown}\">Moved Permanently</a>.\n\n"));
+    }
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_compare_whole() {
+        assert!(same_secret("abc", "abc"));
+        for wrong in ["", "ab", "abcabc", "abd", "abca"] {
+            assert!(!same_secret(wrong, "abc"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn paths_are_cleaned() {
+        assert_eq!(cleaned("/v1/kv/a//b").as_deref(), Some("/v1/kv/a/b"));
+        assert_eq!(cleaned("/v1/kv//a/").as_deref(), Some("/v1/kv/a/"));
+        assert_eq!(cleaned("/v1/kv/a/../b").as_deref(), Some("/v1/kv/b"));
+        assert_eq!(cleaned("/v1/kv/a.b/..c"), None);
+    }
+}

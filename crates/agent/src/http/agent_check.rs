@@ -1,0 +1,98 @@
+//! `/v1/agent/check/` and `/v1/agent/checks`.
+
+use std::collections::BTreeMap;
+
+use super::agent::validate;
+use super::decode::{self, Fields, Malformed};
+use super::health::listed_check;
+use super::reply::{Handled, Reply};
+use super::{Call, Server};
+use crate::state::Command;
+use crate::state::local::Runner;
+use crate::state::model::{Check, Status};
+
+/// Longest output kept, in bytes.
+pub(crate) const LONGEST_OUTPUT: usize = 4096;
+
+impl Server {
+    pub(super) fn agent_checks(&self, call: &Call<'_>) -> Handled {
+        let state = self.engine.state();
+        let filter = self.filter(call)?;
+        let all: BTreeMap<String, Check> = state
+            .local_checks()
+            .map(|c| (c.check.check_id.clone(), listed_check(&c.check)))
+            .filter(|(_, c)| filter.accepts(c))
+            .collect();
+        Ok(Reply::json(&all, call.pretty))
+    }
+
+    pub(super) async fn agent_check_register(&self, call: &Call<'_>) -> Handled {
+        let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
+        let mut check = decode::json(&call.body).and_then(decode::agent_check).map_err(failed)?;
+        self.same_datacenter(call)?;
+        if check.name.is_empty() {
+            return Err(Reply::bad("Missing check name"));
+        }
+        validate(&check, "Bad check status")?;
+        if check.id.is_empty() {
+            check.id.clone_from(&check.name);
+        }
+        let state = self.engine.state();
+        let service = state.local_service(&check.service_id).map(|s| &s.service);
+        let local = self.local_check(check, service);
+        let id = local.check.check_id.clone();
+        let node = self.node_name().to_owned();
+        self.engine.write(Command::AgentCheck { node, check: Box::new(local) }).await?;
+        self.checks_changed(&[id]);
+        Ok(Reply::ok())
+    }
+
+    pub(super) async fn agent_check_deregister(&self, call: &Call<'_>) -> Handled {
+        if call.rest.is_empty() {
+            return Err(Reply::bad("Missing check ID"));
+        }
+        let command =
+            Command::AgentCheckRemove { node: self.node_name().to_owned(), id: call.rest.to_owned() };
+        self.engine.write(command).await?;
+        self.checks_changed(&[]);
+        Ok(Reply::ok())
+    }
+
+    pub(super) async fn agent_check_report(&self, call: &Call<'_>, status: Status) -> Handled {
+        let note = call.query.get("note").unwrap_or_default().to_owned();
+        self.report(call.rest, status.as_str(), note).await
+    }
+
+    pub(super) async fn agent_check_update(&self, call: &Call<'_>) -> Handled {
+        let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
+        let mut fields = decode::json(&call.body).and_then(Fields::new).map_err(failed)?;
+        let status = fields.text(&["Status"]).map_err(failed)?;
+        let output = fields.text(&["Output"]).map_err(failed)?;
+        fields.finish().map_err(failed)?;
+        if Status::parse(&status).is_none() {
+            return Err(Reply::bad(&format!("Invalid check status: '{status}'")));
+        }
+        self.report(call.rest, &status, output).await
+    }
+
+    /// Takes a report for a TTL check and starts its time anew.
+    async fn report(&self, id: &str, status: &str, mut output: String) -> Handled {
+        let refused = || Reply::internal(&format!("CheckID {id:?} does not have associated TTL"));
+        let ttl = match self.engine.state().local_check(id).map(|c| c.runner.clone()) {
+            Some(Runner::Ttl(ttl)) => ttl,
+            _ => return Err(refused()),
+        };
+        if output.len() > LONGEST_OUTPUT {
+            let total = output.len();
+            let cut = (0..=LONGEST_OUTPUT).rev().find(|at| output.is_char_boundary(*at)).unwrap_or(0);
+            output.truncate(cut);
+            output = format!("{output} ... (captured {cut} of {total} bytes)");
+        }
+        let node = self.node_name().to_owned();
+        let command =
+            Command::AgentCheckStatus { node, id: id.to_owned(), status: status.to_owned(), output };
+        self.engine.write(command).await?;
+        self.timers.arm_check(id, ttl);
+        Ok(Reply::ok())
+    }
+}

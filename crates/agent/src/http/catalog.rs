@@ -1,0 +1,328 @@
+//! `/v1/catalog/`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::decode::{self, Fields, Malformed};
+use super::query::{Query, ReadOptions};
+use super::reply::{Handled, Reply};
+use super::{Call, Server};
+use crate::engine::watch::Interest;
+use crate::state::command::{Command, Registration, Target};
+use crate::state::model::{Instance, Node, Pairs, Proxy, Service, ServiceAddress, Weights};
+use crate::state::{Group, State, Table, Topic};
+
+/// A service and its node, flat.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct CatalogService<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    node: &'a str,
+    address: &'a str,
+    datacenter: &'a str,
+    tagged_addresses: &'a Pairs,
+    node_meta: &'a Pairs,
+    service_kind: &'a str,
+    #[serde(rename = "ServiceID")]
+    service_id: &'a str,
+    service_name: &'a str,
+    service_tags: &'a [String],
+    service_address: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tagged_addresses: &'a Option<BTreeMap<String, ServiceAddress>>,
+    service_weights: &'a Weights,
+    service_meta: &'a Pairs,
+    service_port: i64,
+    service_enable_tag_override: bool,
+    service_proxy: &'a Proxy,
+    service_connect: &'a serde_json::Map<String, Value>,
+    create_index: u64,
+    modify_index: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeServices<'a> {
+    node: &'a Node,
+    services: BTreeMap<&'a str, Service>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeServiceList<'a> {
+    node: &'a Node,
+    services: Vec<Service>,
+}
+
+/// Conditions of a query that choose instances.
+#[derive(Debug, Default)]
+pub(super) struct Choice<'a> {
+    pub tags: Vec<&'a str>,
+    pub node_meta: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Choice<'a> {
+    pub(super) fn of(query: &'a Query) -> Choice<'a> {
+        Choice {
+            tags: query.all("tag").filter(|t| !t.is_empty()).collect(),
+            node_meta: query
+                .all("node-meta")
+                .map(|pair| pair.split_once(':').unwrap_or((pair, "")))
+                .collect(),
+        }
+    }
+
+    pub(super) fn takes_node(&self, node: &Node) -> bool {
+        self.node_meta.iter().all(|(key, value)| {
+            node.meta.as_ref().and_then(|m| m.get(*key)).is_some_and(|found| found == value)
+        })
+    }
+
+    pub(super) fn takes(&self, node: &Node, service: &Service) -> bool {
+        let tagged =
+            |tag: &&str| service.tags.iter().flatten().any(|t| t.to_lowercase() == tag.to_lowercase());
+        self.tags.iter().all(tagged) && self.takes_node(node)
+    }
+}
+
+/// The service with its tags as a list, as all views but transactions show it.
+pub(super) fn listed(service: &Service) -> Service {
+    let mut service = service.clone();
+    service.tags.get_or_insert_default();
+    service
+}
+
+pub(super) fn is_connect(instance: &Instance, name: &str) -> bool {
+    let service = &instance.service;
+    let destination = service.proxy.given.get("DestinationServiceName").and_then(Value::as_str);
+    let proxies =
+        service.kind == "connect-proxy" && destination.is_some_and(|d| d.eq_ignore_ascii_case(name));
+    let native = service.connect.get("Native") == Some(&Value::Bool(true));
+    proxies || (native && service.service.eq_ignore_ascii_case(name))
+}
+
+impl Server {
+    pub(super) async fn catalog_nodes(&self, call: &Call<'_>) -> Handled {
+        let options = ReadOptions::parse(&call.query)?;
+        let choice = Choice::of(&call.query);
+        let state = self.wait_table(&options, Table::Nodes).await;
+        let mut nodes: Vec<&Node> = state.nodes().map(|n| &**n).filter(|n| choice.takes_node(n)).collect();
+        self.nearest_first(call, &mut nodes, |n| &n.node);
+        Ok(self.listing(call, &nodes)?.at(state.table_index(Table::Nodes)).effective(options.consistency))
+    }
+
+    pub(super) async fn catalog_services(&self, call: &Call<'_>) -> Handled {
+        let options = ReadOptions::parse(&call.query)?;
+        let choice = Choice::of(&call.query);
+        let state = self.wait_table(&options, Table::Services).await;
+        let index = state.table_index(Table::Services);
+        let whole = choice.node_meta.is_empty();
+        let body = if whole && !call.pretty {
+            self.cache.get_or_encode("catalog/services", index, || super::json::compact(&all_names(&state)))
+        } else {
+            None
+        };
+        let reply = match body {
+            Some(body) => Reply::encoded(body),
+            None if whole => Reply::json(&all_names(&state), call.pretty),
+            None => Reply::json(&chosen_names(&state, &choice), call.pretty),
+        };
+        Ok(reply.at(index).effective(options.consistency))
+    }
+
+    pub(super) async fn catalog_service(&self, call: &Call<'_>, connect: bool) -> Handled {
+        let options = ReadOptions::parse(&call.query)?;
+        let choice = Choice::of(&call.query);
+        let name = call.rest;
+        if name.is_empty() {
+            return Err(Reply::bad("Missing service name"));
+        }
+        let (state, index) = self.wait_service(&options, name, connect).await;
+        let found = instances(&state, name, connect);
+        let mut found: Vec<(&Arc<Node>, &Arc<Instance>)> =
+            found.into_iter().filter(|(node, i)| choice.takes(node, &i.service)).collect();
+        self.nearest_first(call, &mut found, |(node, _)| &node.node);
+        let flat: Vec<CatalogService<'_>> = found.iter().map(|(node, i)| flat(node, &i.service)).collect();
+        Ok(self.listing(call, &flat)?.at(index).effective(options.consistency))
+    }
+
+    pub(super) async fn catalog_node(&self, call: &Call<'_>, list: bool) -> Handled {
+        let options = ReadOptions::parse(&call.query)?;
+        if call.rest.is_empty() {
+            return Err(Reply::bad("Missing node name"));
+        }
+        let index_of = |s: &State| s.table_index(Table::Nodes).max(s.table_index(Table::Services));
+        let interest = || Interest::Any(vec![Topic::Table(Table::Nodes), Topic::Table(Table::Services)]);
+        let state = self.wait(&options, interest, index_of).await;
+        let index = index_of(&state);
+        let Some(node) = state.node(call.rest) else {
+            let reply = if list {
+                Reply::json(&serde_json::json!({"Node": null, "Services": null}), call.pretty)
+            } else {
+                Reply::json(&Value::Null, call.pretty)
+            };
+            return Ok(reply.at(index).effective(options.consistency));
+        };
+        let services = state.node_instances(call.rest);
+        let filter = self.filter(call)?;
+        let services = services.into_iter().map(|i| listed(&i.service)).filter(|s| filter.accepts(s));
+        let reply = if list {
+            Reply::json(&NodeServiceList { node, services: services.collect() }, call.pretty)
+        } else {
+            let services: Vec<Service> = services.collect();
+            let by_id = services.iter().map(|s| (s.id.as_str(), s.clone())).collect();
+            Reply::json(&NodeServices { node, services: by_id }, call.pretty)
+        };
+        Ok(reply.at(index).effective(options.consistency))
+    }
+
+    pub(super) async fn catalog_register(&self, call: &Call<'_>) -> Handled {
+        let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
+        let (registration, datacenter) = self.decode_registration(&call.body).map_err(failed)?;
+        self.same_datacenter(call)?;
+        self.own_datacenter(&datacenter)?;
+        let node = &registration.node;
+        if node.node.is_empty() {
+            return Err(Reply::internal("Must provide node"));
+        }
+        if node.address.is_empty() && !registration.skip_node_update {
+            return Err(Reply::internal("Must provide address if SkipNodeUpdate is not set"));
+        }
+        if !node.id.is_empty() && uuid::Uuid::try_parse(&node.id).is_err() {
+            let why = if node.id.len() == 36 { "invalid UUID" } else { "uuid string is wrong length" };
+            return Err(Reply::internal(&format!("Bad node ID: {why}")));
+        }
+        if let Some(service) = &registration.service {
+            if service.service.is_empty() && !service.id.is_empty() {
+                return Err(Reply::internal("Must provide service name with ID"));
+            }
+        }
+        self.engine.write(Command::Register(Box::new(registration))).await?;
+        Ok(Reply::json(&true, call.pretty))
+    }
+
+    fn decode_registration(&self, body: &[u8]) -> Result<(Registration, String), Malformed> {
+        let mut fields = Fields::new(decode::json(body)?)?;
+        let name = fields.text(&["Node"])?;
+        let datacenter = fields.text(&["Datacenter"])?;
+        let node = Node {
+            id: fields.text(&["ID"])?,
+            node: name.clone(),
+            address: fields.text(&["Address"])?,
+            datacenter: self.datacenter().to_owned(),
+            tagged_addresses: fields.pairs(&["TaggedAddresses"])?,
+            meta: fields.pairs(&["NodeMeta"])?,
+            create_index: 0,
+            modify_index: 0,
+        };
+        let skip_node_update = fields.flag(&["SkipNodeUpdate"])?;
+        let service = fields.take(&["Service"]).map(decode::service).transpose()?;
+        let one = fields.take(&["Check"]);
+        let more = fields.list(&["Checks"])?.unwrap_or_default();
+        let mut checks = more.into_iter().chain(one).map(decode::check).collect::<Result<Vec<_>, _>>()?;
+        for check in &mut checks {
+            if check.node.is_empty() {
+                check.node.clone_from(&name);
+            }
+        }
+        fields.ignore(&["Token", "Namespace", "Partition", "WriteRequest", "PeerName"]);
+        fields.finish()?;
+        Ok((Registration { node, skip_node_update, service, checks }, datacenter))
+    }
+
+    pub(super) async fn catalog_deregister(&self, call: &Call<'_>) -> Handled {
+        let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
+        let mut fields = decode::json(&call.body).and_then(Fields::new).map_err(failed)?;
+        let node = fields.text(&["Node"]).map_err(failed)?;
+        let service = fields.text(&["ServiceID"]).map_err(failed)?;
+        let check = fields.text(&["CheckID"]).map_err(failed)?;
+        let datacenter = fields.text(&["Datacenter"]).map_err(failed)?;
+        fields.ignore(&["Address", "Namespace", "Partition", "Token", "WriteRequest", "PeerName"]);
+        fields.finish().map_err(failed)?;
+        self.same_datacenter(call)?;
+        self.own_datacenter(&datacenter)?;
+        if node.is_empty() {
+            return Err(Reply::internal("Must provide node"));
+        }
+        let target = if !service.is_empty() {
+            Target::Service(service)
+        } else if !check.is_empty() {
+            Target::Check(check)
+        } else {
+            Target::Node
+        };
+        self.engine.write(Command::Deregister { node, target }).await?;
+        Ok(Reply::json(&true, call.pretty))
+    }
+}
+
+/// Instances of a name with their nodes, or with `connect` what proxies it.
+pub(super) fn instances<'a>(
+    state: &'a State,
+    name: &str,
+    connect: bool,
+) -> Vec<(&'a Arc<Node>, &'a Arc<Instance>)> {
+    let with_node = |i: &'a Arc<Instance>| state.node(&i.node).map(|node| (node, i));
+    if connect {
+        let all = state.groups().flat_map(|g| g.instances.values());
+        return all.filter(|i| is_connect(i, name)).filter_map(with_node).collect();
+    }
+    state.group(name).into_iter().flat_map(|g| g.instances.values()).filter_map(with_node).collect()
+}
+
+fn flat<'a>(node: &'a Node, service: &'a Service) -> CatalogService<'a> {
+    CatalogService {
+        id: &node.id,
+        node: &node.node,
+        address: &node.address,
+        datacenter: &node.datacenter,
+        tagged_addresses: &node.tagged_addresses,
+        node_meta: &node.meta,
+        service_kind: &service.kind,
+        service_id: &service.id,
+        service_name: &service.service,
+        service_tags: service.tags.as_deref().unwrap_or_default(),
+        service_address: &service.address,
+        service_tagged_addresses: &service.tagged_addresses,
+        service_weights: &service.weights,
+        service_meta: &service.meta,
+        service_port: service.port,
+        service_enable_tag_override: service.enable_tag_override,
+        service_proxy: &service.proxy,
+        service_connect: &service.connect,
+        create_index: service.create_index,
+        modify_index: service.modify_index,
+    }
+}
+
+fn tags_of(group: &Group) -> Vec<&str> {
+    group.tags.keys().map(|t| &**t).collect()
+}
+
+fn all_names(state: &State) -> BTreeMap<&str, Vec<&str>> {
+    state.groups().map(|g| (&*g.name, tags_of(g))).collect()
+}
+
+fn chosen_names<'a>(state: &'a State, choice: &Choice<'_>) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let mut names = BTreeMap::new();
+    for group in state.groups() {
+        let chosen: Vec<_> = group
+            .instances
+            .values()
+            .filter(|i| state.node(&i.node).is_some_and(|node| choice.takes_node(node)))
+            .collect();
+        if chosen.is_empty() {
+            continue;
+        }
+        let mut tags: Vec<&str> =
+            chosen.iter().flat_map(|i| i.service.tags.iter().flatten()).map(String::as_str).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        names.insert(&*group.name, tags);
+    }
+    names
+}

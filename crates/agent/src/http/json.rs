@@ -1,0 +1,80 @@
+//! JSON as Go prints it: `<`, `>`, `&` and the line separators escaped, control characters as `\u00xx`.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
+
+struct Go<F>(F);
+
+fn escaped(c: char) -> bool {
+    matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
+}
+
+macro_rules! forward {
+    ($($name:ident($($arg:ident: $kind:ty),*)),* $(,)?) => {
+        $(fn $name<W: ?Sized + Write>(&mut self, writer: &mut W $(, $arg: $kind)*) -> io::Result<()> {
+            self.0.$name(writer $(, $arg)*)
+        })*
+    };
+}
+
+impl<F: Formatter> Formatter for Go<F> {
+    forward! {
+        begin_array(), end_array(), begin_array_value(first: bool), end_array_value(),
+        begin_object(), end_object(), begin_object_key(first: bool), end_object_key(),
+        begin_object_value(), end_object_value(),
+    }
+
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(escaped) {
+            let (before, from) = rest.split_at(at);
+            writer.write_all(before.as_bytes())?;
+            let mut chars = from.chars();
+            if let Some(c) = chars.next() {
+                write!(writer, "\\u{:04x}", c as u32)?;
+            }
+            rest = chars.as_str();
+        }
+        writer.write_all(rest.as_bytes())
+    }
+
+    fn write_char_escape<W: ?Sized + Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
+        match escape {
+            CharEscape::Backspace => writer.write_all(b"\\u0008"),
+            CharEscape::FormFeed => writer.write_all(b"\\u000c"),
+            other => self.0.write_char_escape(writer, other),
+        }
+    }
+}
+
+/// Compact, without a newline.
+pub fn compact<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
+    let mut out = Vec::with_capacity(512);
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Go(CompactFormatter)))?;
+    Ok(out.into())
+}
+
+/// Four blanks of indent and a newline at the end.
+pub fn pretty<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
+    let mut out = Vec::with_capacity(512);
+    let formatter = Go(PrettyFormatter::with_indent(b"    "));
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
+    out.push(b'\n');
+    Ok(out.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn prints_as_go_does() {
+        let value = serde_json::json!({"a": ["<&>", "\u{8}\u{1}\n"], "b": {}});
+        assert_eq!(
+            &super::compact(&value).unwrap()[..],
+            br#"{"a":["\u003c\u0026\u003e","\u0008\u0001\n"],"b":{}}"#
+        );
+        assert_eq!(&super::pretty(&serde_json::json!([1])).unwrap()[..], b"[\n    1\n]\n");
+    }
+}

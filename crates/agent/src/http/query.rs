@@ -1,0 +1,125 @@
+//! The query part of a request: pairs, and the options every read understands.
+
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+
+use super::reply::Reply;
+use crate::duration;
+
+/// Waits when the client names none.
+const DEFAULT_WAIT: Duration = Duration::from_secs(5 * 60);
+const LONGEST_WAIT: Duration = Duration::from_secs(10 * 60);
+
+/// Decoded pairs in the order given.
+#[derive(Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn parse(raw: &str) -> Query {
+        let decode = |text: &str| {
+            let spaced = text.replace('+', " ");
+            percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+        };
+        let pairs = raw.split('&').filter(|p| !p.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        });
+        Query(pairs.collect())
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(n, _)| n == name)
+    }
+
+    /// The first value of a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// The first value that is not empty.
+    pub fn filled(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|v| !v.is_empty())
+    }
+
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// Sorted and encoded again, as Consul prints it in errors.
+    pub fn sorted(&self) -> String {
+        let mut pairs = self.0.clone();
+        pairs.sort();
+        let encode = |s: &str| {
+            percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC)
+                .to_string()
+                .replace("%2D", "-")
+                .replace("%5F", "_")
+                .replace("%2E", ".")
+                .replace("%7E", "~")
+        };
+        pairs.iter().map(|(n, v)| format!("{}={}", encode(n), encode(v))).collect::<Vec<_>>().join("&")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    Leader,
+    Stale,
+    Consistent,
+}
+
+impl Consistency {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Consistency::Leader => "leader",
+            Consistency::Stale => "stale",
+            Consistency::Consistent => "consistent",
+        }
+    }
+}
+
+/// What a read asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadOptions {
+    /// Block while the result's index is not beyond this; 0 does not block.
+    pub index: u64,
+    /// How long to block, jitter included.
+    pub wait: Duration,
+    pub consistency: Consistency,
+}
+
+impl ReadOptions {
+    pub fn parse(query: &Query) -> Result<ReadOptions, Reply> {
+        let wait = match query.filled("wait") {
+            None => DEFAULT_WAIT,
+            Some(text) => match duration::parse(text).map_err(|_| Reply::bad("Invalid wait time"))? {
+                Duration::ZERO => DEFAULT_WAIT,
+                wait => wait.min(LONGEST_WAIT),
+            },
+        };
+        let index = match query.filled("index") {
+            None => 0,
+            Some(text) => text.parse().map_err(|_| Reply::bad("Invalid index"))?,
+        };
+        let conflict = |with: &str| {
+            Reply::bad(&format!("Cannot specify ?{with} with ?consistent, conflicting semantics."))
+        };
+        let consistent = query.has("consistent");
+        if consistent && query.has("stale") {
+            return Err(conflict("stale"));
+        }
+        if consistent && query.has("cached") {
+            return Err(conflict("cached"));
+        }
+        let consistency = if consistent {
+            Consistency::Consistent
+        } else if query.has("stale") || query.has("max_stale") {
+            Consistency::Stale
+        } else {
+            Consistency::Leader
+        };
+        let jitter = wait.mul_f64(fastrand::f64() / 16.0);
+        Ok(ReadOptions { index, wait: wait + jitter, consistency })
+    }
+}

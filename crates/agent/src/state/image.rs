@@ -1,0 +1,168 @@
+//! The whole state as a stream of records, for snapshots, and back.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::kv::session_key;
+use super::local::{LocalCheck, LocalService};
+use super::model::{Check, Instance, KvEntry, Node, Session};
+use super::{Group, State, TABLES, Tombstone, fold, join};
+
+/// One record of a snapshot. Secondary maps are rebuilt, not stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Record {
+    Head {
+        index: u64,
+        tables: [u64; TABLES],
+        extinction: u64,
+        tombstone_floor: u64,
+    },
+    Kv(Arc<KvEntry>),
+    Tombstone {
+        key: String,
+        index: u64,
+        at: u64,
+    },
+    LockDelay {
+        key: String,
+        until: u64,
+    },
+    Node(Arc<Node>),
+    Instance(Arc<Instance>),
+    /// Comes after the instances.
+    Group {
+        name: String,
+        index: u64,
+    },
+    Check(Arc<Check>),
+    Session(Arc<Session>),
+    LocalService(Arc<LocalService>),
+    LocalCheck(Arc<LocalCheck>),
+    /// Must be the last one: a snapshot without it is not whole.
+    End {
+        records: u64,
+    },
+}
+
+impl State {
+    /// Every record of this version, in the order [`State::restore`] wants them; the last one is `End`.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let head = Record::Head {
+            index: self.index,
+            tables: self.tables,
+            extinction: self.extinction,
+            tombstone_floor: self.tombstone_floor,
+        };
+        let tombstones = self.tombstones.iter().map(|(key, t)| Record::Tombstone {
+            key: key.to_string(),
+            index: t.index,
+            at: t.at,
+        });
+        let delays = self
+            .lock_delays
+            .iter()
+            .map(|(key, until)| Record::LockDelay { key: key.to_string(), until: *until });
+        let groups = self.groups.values().map(|g| Record::Group { name: g.name.to_string(), index: g.index });
+        let mut count = 0;
+        std::iter::once(head)
+            .chain(self.kv.values().cloned().map(Record::Kv))
+            .chain(tombstones)
+            .chain(delays)
+            .chain(self.nodes.values().cloned().map(Record::Node))
+            .chain(self.instances.values().cloned().map(Record::Instance))
+            .chain(groups)
+            .chain(self.checks.values().cloned().map(Record::Check))
+            .chain(self.sessions.values().cloned().map(Record::Session))
+            .chain(self.local_services.values().cloned().map(Record::LocalService))
+            .chain(self.local_checks.values().cloned().map(Record::LocalCheck))
+            .map(Some)
+            .chain(std::iter::once(None))
+            .map(move |record| {
+                count += 1;
+                record.unwrap_or(Record::End { records: count - 1 })
+            })
+    }
+
+    /// Takes one record of a snapshot in.
+    pub fn restore(&mut self, record: Record) {
+        match record {
+            Record::Head { index, tables, extinction, tombstone_floor } => {
+                self.index = index;
+                self.tables = tables;
+                self.extinction = extinction;
+                self.tombstone_floor = tombstone_floor;
+            }
+            Record::Kv(entry) => {
+                if let Some(session) = entry.session.as_deref() {
+                    self.session_keys.insert(session_key(session, &entry.key));
+                }
+                self.kv.insert(Arc::from(entry.key.as_str()), entry);
+            }
+            Record::Tombstone { key, index, at } => {
+                let key: Arc<str> = Arc::from(key);
+                self.tombstone_order.insert((index, key.clone()));
+                self.tombstones.insert(key, Tombstone { index, at });
+            }
+            Record::LockDelay { key, until } => {
+                self.lock_delays.insert(Arc::from(key), until);
+            }
+            Record::Node(node) => {
+                let key = fold(&node.node);
+                if !node.id.is_empty() {
+                    self.node_ids.insert(Arc::from(node.id.as_str()), key.clone());
+                }
+                self.nodes.insert(key, node);
+            }
+            Record::Instance(instance) => self.restore_instance(instance),
+            Record::Group { name, index } => {
+                if let Some(group) = self.groups.get_mut(&*fold(&name)) {
+                    let group = Arc::make_mut(group);
+                    group.index = index;
+                    group.name = Arc::from(name);
+                }
+            }
+            Record::Check(check) => {
+                self.checks_of
+                    .insert(join(&[&check.node, &check.service_id, &check.check_id]), check.clone());
+                self.checks.insert(join(&[&check.node, &check.check_id]), check);
+            }
+            Record::Session(session) => self.restore_session(session),
+            Record::LocalService(service) => {
+                self.local_services.insert(Arc::from(service.service.id.as_str()), service);
+            }
+            Record::LocalCheck(check) => {
+                self.local_checks.insert(Arc::from(check.check.check_id.as_str()), check);
+            }
+            Record::End { .. } => {}
+        }
+    }
+
+    fn restore_instance(&mut self, instance: Arc<Instance>) {
+        let key = join(&[&instance.node, &instance.service.id]);
+        let name = fold(&instance.service.service);
+        let group = self.groups.entry(name).or_insert_with(|| {
+            Arc::new(Group {
+                name: Arc::from(instance.service.service.as_str()),
+                index: 0,
+                instances: Default::default(),
+                tags: Default::default(),
+            })
+        });
+        let group = Arc::make_mut(group);
+        for tag in instance.service.tags.iter().flatten() {
+            *group.tags.entry(Arc::from(tag.as_str())).or_insert(0) += 1;
+        }
+        group.instances.insert(key.clone(), instance.clone());
+        self.instances.insert(key, instance);
+    }
+
+    fn restore_session(&mut self, session: Arc<Session>) {
+        self.node_sessions.insert(join(&[&session.node, &session.id]));
+        let services = session.service_checks.iter().flatten().map(|c| c.id.as_str());
+        for check in session.node_checks.iter().map(String::as_str).chain(services) {
+            self.check_sessions.insert(join(&[&session.node, check, &session.id]));
+        }
+        self.sessions.insert(Arc::from(session.id.as_str()), session);
+    }
+}
