@@ -19,6 +19,7 @@ mod plugins;
 mod read;
 mod report;
 mod schema;
+mod upstream_path;
 
 pub use faults::{Fault, Faults, Segment, path_text};
 pub use model::*;
@@ -27,6 +28,7 @@ pub use path::{encode as encode_path, normalize as normalize_path};
 pub use pattern::{Captures, Pattern, literal_prefix};
 pub use plugins::supported as supported_plugins;
 pub use report::{FieldReport, Report, Support, Warning};
+pub use upstream_path::upstream_path;
 
 /// How the text is written. Kong goes by the file's name: `.json` is JSON, everything else YAML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
