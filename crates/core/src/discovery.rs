@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::consul::Client;
+use crate::consul::{Client, Read};
 use slot::Slot;
 pub use slot::Subscription;
 pub use snapshot::{CheckView, Instance, ServiceList, ServiceSnapshot};
@@ -36,6 +36,9 @@ pub struct DiscoverySettings {
     pub idle: Duration,
     /// How often services beyond `max_watches` are read. Default 5 s.
     pub sweep_interval: Duration,
+    /// How long one blocking query blocks, and so after how long a silently dead connection is noticed (plus the client's
+    /// request timeout). Default 30 s.
+    pub wait: Duration,
 }
 
 impl Default for DiscoverySettings {
@@ -45,6 +48,7 @@ impl Default for DiscoverySettings {
             first_wait: Duration::from_secs(1),
             idle: Duration::from_secs(60),
             sweep_interval: Duration::from_secs(5),
+            wait: Duration::from_secs(30),
         }
     }
 }
@@ -253,6 +257,10 @@ impl Discovery {
 }
 
 impl Inner {
+    fn blocking(&self) -> Read {
+        Read { wait: Some(self.settings.wait), ..Read::default() }
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

@@ -17,7 +17,7 @@ use crate::consul::{Read, Reply, watch};
 const DOCUMENTS_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn watch_list(inner: Arc<Inner>) {
-    let mut replies = watch(&inner.client, Read::default(), |client, read| async move {
+    let mut replies = watch(&inner.client, inner.blocking(), |client, read| async move {
         client.catalog().services(&read).await
     });
     loop {
@@ -76,7 +76,7 @@ impl Feed {
     async fn watch(&mut self, _place: OwnedSemaphorePermit) -> bool {
         self.slot.set_watched(true);
         let name: Arc<str> = Arc::clone(&self.slot.name);
-        let mut replies = watch(&self.inner.client, Read::default(), move |client, read| {
+        let mut replies = watch(&self.inner.client, self.inner.blocking(), move |client, read| {
             let name = Arc::clone(&name);
             async move { client.health().service(&name, false, &[], &read).await }
         });

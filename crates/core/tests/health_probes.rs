@@ -1,0 +1,2 @@
+//! Probes against real listeners.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
