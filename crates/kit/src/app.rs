@@ -4,12 +4,16 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::FutureExt;
-use plinth_core::registration::{CheckSpec, Owner, Registrar, Registration, Timing, host_port};
+use parking_lot::Mutex;
+use plinth_core::registration::{
+    CheckSpec, Owner, Registrar, Registration, SelfRegistration, SelfState, Timing, host_port,
+};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -17,7 +21,6 @@ use tracing::Instrument;
 
 use crate::Context;
 use crate::lifecycle::{AdvertiseError, Shutdown};
-use crate::registration::SelfRegistration;
 use crate::server::{BoundListener, Stop, serve};
 
 /// Any error.
@@ -195,10 +198,7 @@ impl AppBuilder {
 fn default_registration(context: &Context, listening: &Listening) -> Result<Registration, AppError> {
     let settings = &context.settings.registration;
     let (host, port) = context.advertise.endpoint(listening.address)?;
-    let id = settings
-        .id
-        .clone()
-        .unwrap_or_else(|| format!("{}-{}-{port}", context.service, host.replace([':', '%'], "-")));
+    let id = context.service_id(listening.address)?;
     let mut registration = Registration::new(context.service, id, host.clone(), port);
     registration.tags.clone_from(&settings.tags);
     registration.metadata.insert("version".to_owned(), context.version.into());
@@ -261,9 +261,10 @@ struct Supervisor {
 impl Supervisor {
     async fn run(mut self, registration: Option<Registration>) -> Result<(), AppError> {
         let shutdown = self.context.shutdown.clone();
-        let mut registered = pin_registration(&self.context, registration);
         let mut first_error = None;
-        let mut held = None;
+        let readiness = self.context.readiness.clone();
+        let mut registering = std::pin::pin!(readiness.ready());
+        let (mut waiting, registration_slot) = (registration, Slot::default());
         // Running: until somebody asks to stop or a task fails.
         loop {
             tokio::select! {
@@ -271,14 +272,18 @@ impl Supervisor {
                 Some(ended) = self.tasks.join_next() => {
                     if let Err(error) = flatten(ended) {
                         tracing::error!(error = crate::problem::chain(&error), "stopping");
-                        first_error = Some(error);
+                        first_error.get_or_insert(error);
                         shutdown.request();
                     }
                 }
-                registration = &mut registered, if held.is_none() => held = Some(registration),
+                () = &mut registering, if waiting.is_some() => {
+                    if let Some(registration) = waiting.take() {
+                        registration_slot.start(&self.context, registration);
+                    }
+                }
             }
         }
-        self.drain(held.flatten(), &shutdown).await;
+        self.drain(registration_slot.take(), &shutdown).await;
         self.finish_requests(&shutdown).await;
         let late = self.finish_tasks(&shutdown).await;
         match first_error.or(late) {
@@ -291,10 +296,15 @@ impl Supervisor {
     async fn drain(&self, registration: Option<SelfRegistration>, shutdown: &Shutdown) {
         self.context.readiness.close();
         let leave = async {
-            if let Some(registration) = registration
-                && tokio::time::timeout(DEREGISTER_LIMIT, registration.deregister()).await.is_err()
-            {
-                tracing::warn!("could not deregister in time; the registry finds out by itself");
+            let Some(registration) = registration else { return };
+            match tokio::time::timeout(DEREGISTER_LIMIT, registration.deregister()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(error = crate::problem::chain(&error), "cannot deregister");
+                }
+                Err(_) => {
+                    tracing::warn!("could not deregister in time; failing checks will remove the entry")
+                }
             }
         };
         tokio::select! {
@@ -347,15 +357,31 @@ fn flatten(ended: Result<Result<(), AppError>, tokio::task::JoinError>) -> Resul
     }
 }
 
-type Registering = Pin<Box<dyn Future<Output = Option<SelfRegistration>> + Send>>;
+/// The registration once it has begun, shared with the component check that shows its state.
+#[derive(Clone, Default)]
+struct Slot(Arc<Mutex<Option<SelfRegistration>>>);
 
-/// Registers once ready; resolves to the registration, which keeps itself from then on.
-fn pin_registration(context: &Context, registration: Option<Registration>) -> Registering {
-    let Some(registration) = registration else { return Box::pin(std::future::ready(None)) };
-    let (readiness, consul, service) = (context.readiness.clone(), context.consul.clone(), context.service);
-    Box::pin(async move {
-        readiness.ready().await;
-        let owner = Owner::process(format!("plinth:{service}"));
-        Some(SelfRegistration::start(Registrar::new(consul), registration, owner))
-    })
+impl Slot {
+    fn start(&self, context: &Context, registration: Registration) {
+        let owner = Owner::process(format!("plinth:{}", context.service));
+        let id = registration.service_id.clone();
+        let registrar = Registrar::new(context.consul.clone());
+        *self.0.lock() = Some(SelfRegistration::start(registrar, registration, owner));
+        let slot = self.clone();
+        context.components.add("registration", false, move || {
+            let state = slot.0.lock().as_ref().map(SelfRegistration::state);
+            let (registered, id) = (state.as_ref().is_some_and(SelfState::is_registered), id.clone());
+            async move {
+                if registered {
+                    Ok(serde_json::json!({"service_id": id}))
+                } else {
+                    Err(format!("{id} is not in the catalog"))
+                }
+            }
+        });
+    }
+
+    fn take(&self) -> Option<SelfRegistration> {
+        self.0.lock().take()
+    }
 }

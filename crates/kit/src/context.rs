@@ -14,7 +14,7 @@ use utoipa::openapi::OpenApi;
 
 use crate::auth::{Auth, AuthError};
 use crate::health::{self, HealthState, Readiness};
-use crate::lifecycle::{Advertise, Shutdown};
+use crate::lifecycle::{Advertise, AdvertiseError, Shutdown};
 use crate::problem;
 use crate::server::{BoundListener, ServerError, TlsError, TlsSource};
 use crate::service::{Service, ServiceSettings};
@@ -129,6 +129,17 @@ impl Context {
         address: SocketAddr,
     ) -> Result<BoundListener, ServerError> {
         server::BoundListener::bind(name, address, self.tls.clone()).await
+    }
+
+    /// The id under which a service that listens on `listen` registers itself: `service_id`, else
+    /// `<name>-<host>-<port>`.
+    ///
+    /// # Errors
+    /// No address to advertise.
+    pub fn service_id(&self, listen: SocketAddr) -> Result<String, AdvertiseError> {
+        let (host, port) = self.advertise.endpoint(listen)?;
+        let given = self.settings.registration.id.clone();
+        Ok(given.unwrap_or_else(|| format!("{}-{}-{port}", self.service, host.replace([':', '%'], "-"))))
     }
 
     /// The layer that every request passes, with the given time until an answer's head.

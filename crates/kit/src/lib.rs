@@ -13,7 +13,6 @@ pub mod lifecycle;
 pub mod openapi;
 mod outbound;
 pub mod problem;
-mod registration;
 mod run;
 pub mod server;
 mod service;

@@ -55,6 +55,11 @@ impl Key {
     }
 
     fn jwk(&self) -> Jwk {
+        if self.algorithm == Algorithm::EdDSA {
+            let x = URL_SAFE_NO_PAD.encode(self.pair.public_key_raw());
+            let jwk = json!({"kty": "OKP", "crv": "Ed25519", "kid": self.kid, "x": x});
+            return serde_json::from_value(jwk).unwrap();
+        }
         let mut jwk = Jwk::from_encoding_key(&self.encoding(), self.algorithm).unwrap();
         jwk.common.key_id = Some(self.kid.to_owned());
         jwk
