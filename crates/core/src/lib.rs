@@ -5,6 +5,7 @@
 //! is process-wide.
 
 pub mod balance;
+pub mod config_client;
 pub mod consul;
 pub mod discovery;
 pub mod error;

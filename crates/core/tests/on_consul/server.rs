@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use plinth_agent::Agent;
 use plinth_core::consul::{Client, Settings};
 use plinth_core::registration::{CheckSpec, Registration};
 use plinth_testbed::consul::RealConsul;
@@ -10,6 +11,7 @@ use serde_json::{Map, Value};
 
 pub enum Server {
     Real(Box<RealConsul>),
+    Embedded(Agent),
 }
 
 impl Server {
@@ -17,9 +19,15 @@ impl Server {
         Self::Real(Box::new(RealConsul::start().await))
     }
 
+    pub async fn embedded() -> Self {
+        let settings = plinth_agent::Settings { http_port: 0, ..plinth_agent::Settings::default() };
+        Self::Embedded(Agent::start(settings).await.unwrap())
+    }
+
     pub fn addr(&self) -> SocketAddr {
         match self {
             Self::Real(consul) => consul.addr,
+            Self::Embedded(agent) => agent.address(),
         }
     }
 
@@ -58,6 +66,14 @@ macro_rules! scenarios {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
                     super::$name(crate::server::Server::real().await).await;
+                }
+            )*
+        }
+        mod on_embedded_agent {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(crate::server::Server::embedded().await).await;
                 }
             )*
         }
