@@ -63,6 +63,7 @@ pub struct Relay<P> {
     settings: RelaySettings,
     observer: Arc<dyn RelayObserver>,
     nudge: Arc<Notify>,
+    follower: Option<Arc<Notify>>,
 }
 
 /// What one look at the table brought.
@@ -98,11 +99,25 @@ const REFUSED: &str = "UPDATE outbox SET attempts = $2, next_attempt_at = $3, la
 
 impl<P: Publisher> Relay<P> {
     pub fn new(database: Database, lane: &'static str, publisher: P, settings: RelaySettings) -> Self {
-        Self { database, lane, publisher, settings, observer: Arc::new(()), nudge: Arc::new(Notify::new()) }
+        Self {
+            database,
+            lane,
+            publisher,
+            settings,
+            observer: Arc::new(()),
+            nudge: Arc::new(Notify::new()),
+            follower: None,
+        }
     }
 
     pub fn with_observer(mut self, observer: Arc<dyn RelayObserver>) -> Self {
         self.observer = observer;
+        self
+    }
+
+    /// The nudge of another relay, whose rows wait for rows of this one ([`NewMessage::after`](crate::NewMessage)).
+    pub fn followed_by(mut self, nudge: Arc<Notify>) -> Self {
+        self.follower = Some(nudge);
         self
     }
 
@@ -124,6 +139,8 @@ impl<P: Publisher> Relay<P> {
                     pause = self.settings.backoff.0;
                     if round.published == 0 {
                         self.idle(&stop).await;
+                    } else if let Some(follower) = &self.follower {
+                        follower.notify_one();
                     }
                     None
                 }

@@ -58,7 +58,8 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     };
     let publisher = KvPublisher::new(context.consul.clone(), parts.store.clone());
     let kv_relay = Relay::new(parts.database.clone(), KV_LANE, publisher, kv_settings());
-    let kv_relay = kv_relay.with_observer(parts.metrics.clone());
+    let event_relay = parts.event_relay();
+    let kv_relay = kv_relay.with_observer(parts.metrics.clone()).followed_by(event_relay.nudge());
     let nudge = kv_relay.nudge();
 
     parts.observe(&context);
@@ -69,7 +70,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         .map_err(|error| Error::Start(error.into()))?;
 
     let builder = AppBuilder::new(&context).http(listener, router);
-    let builder = parts.tasks(builder, &context, kv_relay, nudge);
+    let builder = parts.tasks(builder, &context, (kv_relay, event_relay), nudge);
     let builder = match writer {
         Some(writer) => builder.task("sole-writer", |stop| writer.run(stop)),
         None => builder,
@@ -102,11 +103,20 @@ impl Parts {
         )
     }
 
+    fn event_relay(&self) -> Relay<EventPublisher> {
+        let events = match &self.settings.events {
+            Some(rabbit) => EventPublisher::Rabbit(Rabbit::new(rabbit.clone())),
+            None => EventPublisher::Bus(Bus::default()),
+        };
+        Relay::new(self.database.clone(), EVENT_LANE, events, RelaySettings::default())
+            .with_observer(self.metrics.clone())
+    }
+
     fn tasks(
         &self,
         builder: AppBuilder,
         context: &Context,
-        kv_relay: Relay<KvPublisher>,
+        (kv_relay, event_relay): (Relay<KvPublisher>, Relay<EventPublisher>),
         nudge: Arc<Notify>,
     ) -> AppBuilder {
         let follow = Follow {
@@ -125,12 +135,6 @@ impl Parts {
             nudge,
             interval: self.settings.reconcile_interval,
         };
-        let events = match &self.settings.events {
-            Some(rabbit) => EventPublisher::Rabbit(Rabbit::new(rabbit.clone())),
-            None => EventPublisher::Bus(Bus::default()),
-        };
-        let event_relay = Relay::new(self.database.clone(), EVENT_LANE, events, RelaySettings::default())
-            .with_observer(self.metrics.clone());
         let (database, permission) = (self.database.clone(), self.permission.clone());
         builder
             .task("follow", |stop| endless(follow.run(stop)))

@@ -30,6 +30,12 @@ impl Kind {
     }
 }
 
+/// The time as the history keeps it: in microseconds, so that an item is told the same before and after it was stored.
+pub fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
 /// A row of an item's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {

@@ -3,7 +3,6 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
-use jiff::Timestamp;
 use plinth_kit::auth::Caller;
 use plinth_kit::problem::{Json, Path, Problem, Query};
 use serde::{Deserialize, Deserializer};
@@ -15,6 +14,7 @@ use super::parameters::{ItemPath, StateQuery, precondition, wait};
 use super::views::{ItemView, answer, state_headers, tagged};
 use crate::Error;
 use crate::configuration::{Outcome, fault};
+use crate::domain::item::now;
 use crate::domain::precondition::etag;
 use crate::domain::{Action, Change, JsonText};
 
@@ -168,7 +168,7 @@ fn change(
     let id = path.id()?;
     caller.require("config", "write", Some(&id.scope.to_string()))?;
     let (action, precondition) = (action?, precondition(headers)?);
-    Ok(Change { id, action, precondition, author: caller.subject().to_owned(), at: Timestamp::now() })
+    Ok(Change { id, action, precondition, author: caller.subject().to_owned(), at: now() })
 }
 
 fn written_headers(state: &AppState, outcome: &Outcome) -> HeaderMap {

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use plinth_core::consul::{Client, Read};
 use tokio::sync::Notify;
@@ -12,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::domain::drift::{KvState, Verdict, judge};
+use crate::domain::item::now;
 use crate::domain::{Action, Change, ItemId, JsonText, Precondition};
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -166,7 +166,7 @@ impl Reconcile {
             action,
             precondition: Precondition::None,
             author: EXTERNAL_AUTHOR.into(),
-            at: Timestamp::now(),
+            at: now(),
         };
         if let Written::Appended { revision, .. } = self.store.write(&change).await? {
             tracing::warn!(item = %id, revision = revision.revision, "KV was written by somebody else; recorded as an external revision");
