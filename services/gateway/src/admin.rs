@@ -1,0 +1,205 @@
+//! The Admin API (Kong's, read-only but for whole configurations) and the Status API.
+
+mod collections;
+mod config;
+mod health;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Extract};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use plinth_kit::auth::Auth;
+use plinth_kit::health::Readiness;
+use plinth_kit::telemetry;
+use serde_json::{Value, json};
+use utoipa::OpenApi;
+use uuid::Uuid;
+
+use crate::identity;
+use crate::metrics::Metrics;
+use crate::reload::Configurator;
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct State(Arc<Inner>);
+
+struct Inner {
+    configurator: Arc<Configurator>,
+    metrics: Metrics,
+    exposition: telemetry::Metrics,
+    readiness: Readiness,
+    node: Uuid,
+    started: Instant,
+    config_limit: usize,
+}
+
+impl State {
+    /// The state of both APIs.
+    #[must_use]
+    pub fn new(
+        configurator: Arc<Configurator>,
+        metrics: Metrics,
+        context: &plinth_kit::Context,
+        config_limit: usize,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            configurator,
+            metrics,
+            exposition: context.metrics.clone(),
+            readiness: context.readiness.clone(),
+            node: Uuid::new_v4(),
+            started: context.started,
+            config_limit,
+        }))
+    }
+}
+
+/// The document of the endpoints that are not Kong's own.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Plinth gateway",
+    description = "Admin API. Its resources are those of Kong's Admin API without a database: lists and single \
+                   entities are read-only, `POST /config` replaces the whole configuration."
+))]
+struct Document;
+
+/// The OpenAPI document.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// The Admin API.
+pub fn routes(state: State) -> Router {
+    let limit = DefaultBodyLimit::max(state.0.config_limit);
+    Router::new()
+        .route("/", get(root))
+        .route("/status", get(status))
+        .route("/config", post(config::replace).get(config::show).layer(limit))
+        .route("/upstreams/{upstream}/health", get(health::upstream))
+        .route("/plugins/enabled", get(enabled))
+        .route("/{collection}", get(collections::list).post(collections::refuse_create))
+        .route("/{collection}/{entity}", collections::entity_methods())
+        .route("/{collection}/{entity}/{nested}", get(collections::nested))
+        .with_state(state)
+}
+
+/// The Status API.
+pub fn status_routes(state: State) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/status/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/upstreams/{upstream}/health", get(health::upstream))
+        .with_state(state)
+        .fallback(not_found)
+}
+
+/// Only callers with `gateway:admin` pass; everybody when authentication is off, which loopback alone allows.
+pub async fn authorize(Extract(auth): Extract<Auth>, request: Request, next: Next) -> Response {
+    let caller = match auth.caller(request.headers()).await {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
+    match caller.require("gateway", "admin", None) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Kong's answer to unknown paths.
+pub async fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, Json(json!({"message": "Not found"}))).into_response()
+}
+
+async fn root(Extract(state): Extract<State>) -> Json<Value> {
+    let available: HashMap<String, Value> = plinth_kong::supported_plugins()
+        .map(|name| (name.to_owned(), json!({"version": identity::VERSION})))
+        .collect();
+    let snapshot = state.0.configurator.current();
+    let mut enabled: Vec<&str> = snapshot.config.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+    enabled.sort_unstable();
+    enabled.dedup();
+    Json(json!({
+        "version": identity::VERSION,
+        "edition": "community",
+        "tagline": "Welcome to plinth",
+        "node_id": state.0.node,
+        "hostname": rustix::system::uname().nodename().to_string_lossy(),
+        "configuration": {"database": "off", "router_flavor": "traditional_compatible"},
+        "plugins": {"available_on_server": available, "enabled_in_cluster": enabled},
+        "pids": {"master": std::process::id(), "workers": [std::process::id()]},
+        "timers": {"pending": 0, "running": 0},
+    }))
+}
+
+async fn enabled() -> Json<Value> {
+    let names: Vec<&str> = plinth_kong::supported_plugins().collect();
+    Json(json!({"enabled_plugins": names}))
+}
+
+async fn status(Extract(state): Extract<State>) -> Json<Value> {
+    let metrics = &state.0.metrics;
+    let connections = metrics.sum(|worker| &worker.connections);
+    let in_flight = metrics.sum(|worker| &worker.in_flight);
+    let accepted = metrics.sum(|worker| &worker.accepted);
+    let snapshot = state.0.configurator.current();
+    let reload = state.0.configurator.status();
+    let seconds = |at: std::time::SystemTime| {
+        at.duration_since(std::time::SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    };
+    Json(json!({
+        "server": {
+            "connections_accepted": accepted,
+            "connections_handled": accepted,
+            "connections_active": connections,
+            "connections_reading": 0,
+            "connections_writing": in_flight,
+            "connections_waiting": connections.saturating_sub(in_flight),
+            "total_requests": metrics.sum(|worker| &worker.requests),
+        },
+        "memory": {"workers_lua_vms": [], "lua_shared_dicts": {}},
+        "configuration_hash": snapshot.hash,
+        "plinth": {
+            "generation": snapshot.generation,
+            "uptime_seconds": state.0.started.elapsed().as_secs(),
+            "last_reload": {
+                "ok": reload.last_error.is_none(),
+                "error": reload.last_error,
+                "origin": reload.origin,
+                "at": reload.at.map(seconds),
+            },
+        },
+    }))
+}
+
+async fn ready(Extract(state): Extract<State>) -> Response {
+    if state.0.readiness.is_ready() {
+        return Json(json!({"message": "ready"})).into_response();
+    }
+    let missing = state.0.readiness.missing();
+    let body = json!({"message": format!("not ready: {}", missing.join(", "))});
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+async fn metrics(Extract(state): Extract<State>) -> Response {
+    match state.0.exposition.render() {
+        Ok(text) => {
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be rendered");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+type Parameters = Query<HashMap<String, String>>;
+type Named = Path<HashMap<String, String>>;

@@ -1,0 +1,87 @@
+//! `/config`: the whole configuration, read and replaced.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State as Extract;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use plinth_kong::Format;
+use serde_json::{Value, json};
+
+use super::{Parameters, State};
+use crate::error::Error;
+use crate::reload::Applied;
+
+/// `GET /config`
+pub async fn show(Extract(state): Extract<State>) -> Response {
+    let snapshot = state.0.configurator.current();
+    match snapshot.config.to_document() {
+        // JSON is YAML
+        Ok(document) => Json(json!({"config": document.to_string()})).into_response(),
+        Err(error) => internal(&error),
+    }
+}
+
+/// `POST /config`
+pub async fn replace(
+    Extract(state): Extract<State>,
+    query: Parameters,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let Some((text, format)) = document_of(&headers, &body) else {
+        let body = json!({"message": "expected a declarative configuration"});
+        return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+    };
+    let unless_same = query.get("check_hash").is_some_and(|flag| flag == "1" || flag == "true");
+    match state.0.configurator.offer(&text, format, "Admin API", unless_same).await {
+        Ok(Applied::Same) => StatusCode::NOT_MODIFIED.into_response(),
+        Ok(Applied::New(snapshot)) => match snapshot.config.to_document() {
+            Ok(document) => (StatusCode::CREATED, Json(document)).into_response(),
+            Err(error) => internal(&error),
+        },
+        Err(Error::Config { faults, .. }) => {
+            let fields = faults.fields();
+            let body = json!({
+                "code": 14,
+                "name": "invalid declarative configuration",
+                "message": format!("declarative config is invalid: {fields}"),
+                "fields": fields,
+            });
+            (StatusCode::BAD_REQUEST, Json(body)).into_response()
+        }
+        Err(error) => {
+            let body = json!({
+                "code": 14,
+                "name": "invalid declarative configuration",
+                "message": plinth_kit::problem::chain(&error),
+            });
+            (StatusCode::BAD_REQUEST, Json(body)).into_response()
+        }
+    }
+}
+
+/// The document in a body: JSON, YAML, or JSON with the text in `config`.
+fn document_of(headers: &HeaderMap, body: &Bytes) -> Option<(String, Format)> {
+    let text = std::str::from_utf8(body).ok().filter(|text| !text.trim().is_empty())?;
+    let json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .is_some_and(|kind| kind.starts_with("application/json"));
+    if !json {
+        return Some((text.to_owned(), Format::Yaml));
+    }
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) => match value.get("config") {
+            Some(Value::String(inner)) => Some((inner.clone(), Format::Yaml)),
+            _ => Some((text.to_owned(), Format::Json)),
+        },
+        Err(_) => Some((text.to_owned(), Format::Json)),
+    }
+}
+
+fn internal(error: &serde_json::Error) -> Response {
+    tracing::error!(%error, "configuration cannot be written as JSON");
+    let body = json!({"message": "An unexpected error occurred"});
+    (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
+}

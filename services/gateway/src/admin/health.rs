@@ -1,0 +1,82 @@
+//! `/upstreams/X/health`: targets and how they are.
+
+use axum::Json;
+use axum::extract::State as Extract;
+use axum::response::{IntoResponse, Response};
+use plinth_core::balance::Endpoint;
+use serde_json::{Value, json};
+
+use super::{Named, Parameters, State, not_found};
+use crate::upstream::{Endpoints, Upstream};
+
+/// `GET /upstreams/X/health`, by name or id; `?balancer_health=1` for the whole.
+pub async fn upstream(Extract(state): Extract<State>, path: Named, query: Parameters) -> Response {
+    let wanted = path.get("upstream").map_or("", String::as_str);
+    let snapshot = state.0.configurator.current();
+    let found = snapshot.upstreams.values().find(|upstream| match &upstream.definition.kong {
+        Some(kong) => kong.name == wanted || kong.id.to_string() == wanted,
+        None => upstream.definition.name == wanted,
+    });
+    let Some(upstream) = found else { return not_found().await };
+    let endpoints = upstream.endpoints();
+    let node = state.0.node;
+    if query.get("balancer_health").is_some_and(|flag| flag == "1") {
+        let healthy = upstream.healthy(&endpoints) && endpoints.balancer.set().available() > 0;
+        let id = upstream.definition.kong.as_ref().map(|kong| kong.id);
+        let health = if healthy { "HEALTHY" } else { "UNHEALTHY" };
+        return Json(json!({"data": {"id": id, "health": health}, "next": null, "node_id": node}))
+            .into_response();
+    }
+    let targets: Vec<Value> =
+        (0..upstream.definition.targets.len()).map(|place| target(upstream, &endpoints, place)).collect();
+    Json(json!({"data": targets, "next": null, "node_id": node})).into_response()
+}
+
+fn target(upstream: &Upstream, endpoints: &Endpoints, place: usize) -> Value {
+    let Some(spec) = upstream.definition.targets.get(place) else { return Value::Null };
+    let own: Vec<&Endpoint> = endpoints
+        .balancer
+        .endpoints()
+        .iter()
+        .zip(&endpoints.names)
+        .filter(|(endpoint, name)| {
+            name.as_ref() == spec.host
+                && (spec.catalog_name().is_some() || endpoint.address.port() == spec.port)
+        })
+        .map(|(endpoint, _)| endpoint)
+        .collect();
+    let checks = upstream.checks_health();
+    let state = |available: bool| match (checks, available) {
+        (false, _) => "HEALTHCHECKS_OFF",
+        (true, true) => "HEALTHY",
+        (true, false) => "UNHEALTHY",
+    };
+    let failed = endpoints.targets.get(place).is_some_and(|target| target.error.is_some());
+    let health = if failed && own.is_empty() {
+        "DNS_ERROR"
+    } else {
+        state(own.iter().any(|endpoint| endpoint.live.is_available()))
+    };
+    let addresses: Vec<Value> = own
+        .iter()
+        .map(|endpoint| {
+            json!({
+                "ip": endpoint.address.to_string().rsplit_once(':').map(|(ip, _)| ip.to_owned()),
+                "port": endpoint.address.port(),
+                "health": state(endpoint.live.is_available()),
+                "weight": endpoint.weight,
+                "in_flight": endpoint.live.in_flight(),
+            })
+        })
+        .collect();
+    let configured = upstream.definition.kong.as_ref().and_then(|kong| kong.targets.get(place));
+    json!({
+        "id": configured.map(|target| target.id),
+        "upstream": upstream.definition.kong.as_ref().map(|kong| json!({"id": kong.id})),
+        "target": format!("{}:{}", spec.host, spec.port),
+        "weight": spec.weight,
+        "tags": configured.map(|target| &target.tags),
+        "health": health,
+        "data": {"addresses": addresses},
+    })
+}

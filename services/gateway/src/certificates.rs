@@ -1,0 +1,113 @@
+//! TLS towards clients: the certificate of the configuration whose name fits, else the one from the settings.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use plinth_kong::Config;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::error::Error;
+
+/// Certificates by server name.
+#[derive(Debug)]
+pub struct Certificates {
+    fallback: Arc<CertifiedKey>,
+    names: ArcSwap<Names>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// Exact names, `*.x` and `x.*`.
+#[derive(Debug, Default)]
+pub struct Names(HashMap<String, Arc<CertifiedKey>>);
+
+impl Names {
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let name = name.to_ascii_lowercase();
+        let exact = self.0.get(&name);
+        let leftmost = || self.0.get(&format!("*.{}", name.split_once('.')?.1));
+        let rightmost = || self.0.get(&format!("{}.*", name.rsplit_once('.')?.0));
+        exact.or_else(leftmost).or_else(rightmost).cloned()
+    }
+}
+
+impl Certificates {
+    /// Reads the certificate of the settings.
+    ///
+    /// # Errors
+    /// Files that cannot be read or do not fit.
+    pub fn load(cert: &Path, key: &Path) -> Result<Self, Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let failed = |path: &Path, source: Box<dyn std::error::Error + Send + Sync>| Error::TlsFile {
+            path: path.to_owned(),
+            source,
+        };
+        let chain = CertificateDer::pem_file_iter(cert)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| failed(cert, error.into()))?;
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, error.into()))?;
+        let fallback =
+            CertifiedKey::from_der(chain, private, &provider).map_err(|error| failed(cert, error.into()))?;
+        Ok(Self { fallback: Arc::new(fallback), names: ArcSwap::default(), provider })
+    }
+
+    /// Reads the certificates of a configuration; they are used after [`Self::publish`].
+    ///
+    /// # Errors
+    /// PEM texts that do not hold a certificate and its key.
+    pub fn names(&self, config: &Config) -> Result<Names, Error> {
+        let mut names = HashMap::new();
+        for certificate in &config.certificates {
+            let of = certificate.id.to_string();
+            let bad = |what: &'static str| {
+                let of = of.clone();
+                move |source| Error::Pem { what, of, source }
+            };
+            let chain = CertificateDer::pem_slice_iter(certificate.cert.as_bytes())
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(bad("certificate"))?;
+            let key =
+                PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).map_err(bad("certificate key"))?;
+            let pair = Arc::new(CertifiedKey::from_der(chain, key, &self.provider)?);
+            for sni in config.snis.iter().filter(|sni| sni.certificate == certificate.id) {
+                names.insert(sni.name.to_ascii_lowercase(), pair.clone());
+            }
+        }
+        Ok(Names(names))
+    }
+
+    /// New handshakes use these names.
+    pub fn publish(&self, names: Names) {
+        self.names.store(Arc::new(names));
+    }
+
+    /// The listener's TLS settings.
+    ///
+    /// # Errors
+    /// rustls's.
+    pub fn server_config(self: &Arc<Self>, http2: bool) -> Result<Arc<ServerConfig>, Error> {
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(self.clone());
+        config.alpn_protocols = if http2 { vec![b"h2".to_vec()] } else { Vec::new() };
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+        Ok(Arc::new(config))
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().and_then(|name| self.names.load().find(name));
+        Some(named.unwrap_or_else(|| self.fallback.clone()))
+    }
+}

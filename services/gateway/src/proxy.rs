@@ -1,0 +1,270 @@
+//! What happens to a request: refuse, route, plugins, upstream, headers, answer.
+
+pub mod answer;
+pub mod body;
+pub mod forward;
+pub mod framing;
+pub mod hash;
+pub mod head;
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, response,
+};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use crate::client::RequestBody;
+use crate::context::{
+    ClientConnection, EarlyBody, EarlyResponse, Outcome, RequestContext, RequestId, Source, Timing,
+    forwarded_https,
+};
+use crate::identity;
+use crate::router::Ask;
+use crate::worker::Worker;
+use answer::Format;
+use body::{ActiveRequest, Content, Ending, ProxyBody};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
+const PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+const UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
+const RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
+
+/// What a request brings besides its context.
+#[derive(Debug)]
+pub struct Cargo {
+    /// Its body.
+    pub body: RequestBody,
+    /// The client's connection, should it become a websocket.
+    pub upgrade: Option<OnUpgrade>,
+    /// Counts it as running.
+    pub active: ActiveRequest,
+}
+
+/// Answers one request.
+pub async fn handle(
+    worker: &Rc<Worker>,
+    client: Rc<ClientConnection>,
+    mut request: Request<Incoming>,
+) -> Response<ProxyBody> {
+    let timing = Timing::start();
+    worker.stats.requests.add(1);
+    let active = ActiveRequest::start(&worker.stats);
+    let upgrade = asks_for_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+    let (head, incoming) = request.into_parts();
+    let announced = head.headers.contains_key(header::CONTENT_LENGTH);
+    let body = RequestBody::incoming(incoming, announced, worker.shared.data_plane.replay_bytes);
+    let client_ip = if client.trusted {
+        worker.shared.data_plane.trust.client(client.peer.ip(), &head.headers)
+    } else {
+        client.peer.ip()
+    };
+    let mut context = RequestContext {
+        head,
+        client_ip,
+        client,
+        request_id: RequestId::new(),
+        snapshot: worker.snapshot(),
+        route: None,
+        captures: Vec::new(),
+        upstream_path: None,
+        upstream_query: None,
+        upstream_host: None,
+        stripped_prefix: None,
+        consumer: None,
+        credential: None,
+        reply_headers: HeaderMap::new(),
+        carried: http::Extensions::new(),
+        timing,
+        tries: Vec::new(),
+        outcome: Outcome::default(),
+    };
+    let cargo = Cargo { body, upgrade, active };
+    if let Some(status) = framing::refuse(&context.head) {
+        let mut answer = early(context, EarlyResponse::error(status, answer::message(status)), cargo);
+        // whatever follows on this connection may be anything
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return answer;
+    }
+    if let Err(refusal) = route(&mut context) {
+        return early(context, refusal, cargo);
+    }
+    let snapshot = context.snapshot.clone();
+    let Some(entry) = context.route.and_then(|route| snapshot.routes.get(route)) else {
+        return early(context, no_route(), cargo);
+    };
+    if let Some(refusal) = entry.chain.access(&mut context).await {
+        return early(context, refusal, cargo);
+    }
+    let Some(service) = &entry.service else {
+        let message = "no Service found with those values";
+        return early(context, EarlyResponse::error(StatusCode::SERVICE_UNAVAILABLE, message), cargo);
+    };
+    forward::forward(worker, context, entry, service, cargo).await
+}
+
+fn no_route() -> EarlyResponse {
+    EarlyResponse::error(StatusCode::NOT_FOUND, "no Route matched with those values")
+}
+
+/// Finds the route and the path that goes upstream.
+fn route(context: &mut RequestContext) -> Result<(), EarlyResponse> {
+    let snapshot = context.snapshot.clone();
+    let https = forwarded_https(&context.client, &context.head.headers);
+    let found = snapshot.router.find(&Ask {
+        method: &context.head.method,
+        path: context.head.uri.path(),
+        host: context.host(),
+        headers: &context.head.headers,
+        sni: context.client.sni.as_deref(),
+        https,
+    });
+    let Some(found) = found else { return Err(no_route()) };
+    let Some(entry) = snapshot.routes.get(found.route) else { return Err(no_route()) };
+    let path = entry.service.as_ref().map(|service| {
+        let strip = entry.route.strip_path;
+        let path = plinth_kong::upstream_path(&service.path, &found.path, found.matched, strip);
+        let path = plinth_kong::encode_path(&path);
+        let changed = (path != context.head.uri.path()).then(|| path.into_owned());
+        (changed, strip.then(|| found.prefix().to_owned()))
+    });
+    let captures = found.captures;
+    context.route = Some(found.route);
+    context.captures = captures;
+    if let Some((path, prefix)) = path {
+        context.upstream_path = path;
+        context.stripped_prefix = prefix;
+    }
+    match https {
+        false if entry.route.https_only() => {
+            Err(https_required(context, entry.route.https_redirect_status_code))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A route for https only, asked over http.
+fn https_required(context: &RequestContext, status: u16) -> EarlyResponse {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UPGRADE_REQUIRED);
+    if status == StatusCode::UPGRADE_REQUIRED {
+        return EarlyResponse::error(status, "Please use HTTPS protocol")
+            .with(header::CONNECTION, HeaderValue::from_static("Upgrade"))
+            .with(header::UPGRADE, HeaderValue::from_static("TLS/1.2, HTTP/1.1"));
+    }
+    let (host, _) = head::split_port(context.host().unwrap_or_default());
+    let target = context.head.uri.path_and_query().map_or("/", |target| target.as_str());
+    match HeaderValue::from_str(&format!("https://{host}{target}")) {
+        Ok(location) => EarlyResponse::empty(status).with(header::LOCATION, location),
+        Err(_) => EarlyResponse::error(StatusCode::BAD_REQUEST, answer::message(StatusCode::BAD_REQUEST)),
+    }
+}
+
+/// `GET` with `Connection: upgrade` and `Upgrade: websocket` over HTTP/1.1. No other protocol is tunnelled: h2c, for
+/// one, would carry requests past routing and plugins.
+fn asks_for_websocket(request: &Request<Incoming>) -> bool {
+    if request.version() != Version::HTTP_11 || request.method() != Method::GET {
+        return false;
+    }
+    let headers = request.headers();
+    let Some(protocol) = headers.get(header::UPGRADE) else { return false };
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && headers.get_all(header::CONNECTION).iter().any(|value| {
+            value
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        })
+}
+
+/// Makes the gateway's own answer: response phases and log run on it like on any other.
+fn early(mut context: RequestContext, refusal: EarlyResponse, cargo: Cargo) -> Response<ProxyBody> {
+    let EarlyResponse { status, headers, body } = refusal;
+    let raised_by_gateway = matches!(status.as_u16(), 404 | 426 | 503) || context.route.is_some();
+    let (mut head, ()) = Response::new(()).into_parts();
+    head.status = status;
+    head.headers = headers;
+    let bytes = match body {
+        EarlyBody::Empty => Bytes::new(),
+        EarlyBody::Verbatim(bytes) => bytes,
+        EarlyBody::Error(message) => {
+            let fallback = if raised_by_gateway { Format::Json } else { Format::Text };
+            error_body(&context, &mut head, &message, fallback)
+        }
+    };
+    head.headers.insert(header::SERVER, HeaderValue::from_static(identity::SERVER));
+    context.outcome.source = Source::Gateway;
+    context.outcome.request_body_bytes = cargo.body.received();
+    let latency = context.timing.gateway();
+    head.headers.insert(RESPONSE_LATENCY, milliseconds(latency));
+    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    // the answer to a HEAD keeps the length and leaves the bytes
+    let content = if context.head.method == Method::HEAD { Content::Empty } else { Content::Whole(bytes) };
+    finish(context, head, content, Ending { active: Some(cargo.active), ..Ending::default() })
+}
+
+/// The body of an error answer, in the format the client accepts.
+fn error_body(
+    context: &RequestContext,
+    head: &mut response::Parts,
+    message: &str,
+    fallback: Format,
+) -> Bytes {
+    let format = Format::accepted(&context.head.headers, fallback);
+    head.headers.insert(header::CONTENT_TYPE, format.content_type());
+    format.body(message, context.request_id)
+}
+
+fn milliseconds(duration: std::time::Duration) -> HeaderValue {
+    HeaderValue::from(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Puts the last headers on, runs the header phase, and arranges for the log phase.
+fn finish(
+    mut context: RequestContext,
+    mut head: response::Parts,
+    content: Content,
+    mut ending: Ending,
+) -> Response<ProxyBody> {
+    head.headers.insert(REQUEST_ID, context.request_id.header());
+    let snapshot = context.snapshot.clone();
+    let entry = context.route.and_then(|route| snapshot.routes.get(route));
+    let chain = entry.map_or(&snapshot.unmatched, |entry| &entry.chain);
+    if !context.reply_headers.is_empty() {
+        merge(&mut head.headers, std::mem::take(&mut context.reply_headers));
+    }
+    chain.header(&mut context, &mut head);
+    if chain.logs() {
+        context.outcome.status = head.status;
+        context.outcome.response_head_bytes = head_bytes(&head.headers);
+        if chain.wants_response_headers() {
+            context.outcome.response_headers = Some(head.headers.clone());
+        }
+        ending.log = Some(Box::new(context));
+    }
+    Response::from_parts(head, ProxyBody::new(content, ending))
+}
+
+/// Replaces headers by those of `from`, all values of a name.
+fn merge(into: &mut HeaderMap, from: HeaderMap) {
+    let mut current: Option<HeaderName> = None;
+    for (name, value) in from {
+        // a name comes with its first value only
+        match (name, &current) {
+            (Some(name), _) => {
+                into.insert(name.clone(), value);
+                current = Some(name);
+            }
+            (None, Some(name)) => {
+                into.append(name.clone(), value);
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+/// Status line, names, values and separators.
+fn head_bytes(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() as u64 + 19
+}

@@ -1,0 +1,236 @@
+//! One client connection, from handshake to its last response.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use http::{HeaderValue, Request};
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::context::ClientConnection;
+use crate::proxy;
+use crate::tick::{self, Deadline, TickTimer};
+use crate::worker::{Accepted, Worker};
+
+/// A poll longer than this is counted: it held up every other connection of the worker.
+const SLOW_POLL: Duration = Duration::from_millis(2);
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// Tells a worker's connections to finish, and knows when the last one has.
+#[derive(Debug, Default)]
+pub struct Drain {
+    draining: Cell<bool>,
+    open: Cell<usize>,
+    wakers: RefCell<Vec<Option<Waker>>>,
+    free: RefCell<Vec<usize>>,
+    ended: tokio::sync::Notify,
+}
+
+impl Drain {
+    /// From now on connections finish what they do and close.
+    pub fn start(&self) {
+        self.draining.set(true);
+        for waker in self.wakers.borrow_mut().iter_mut().filter_map(Option::take) {
+            waker.wake();
+        }
+    }
+
+    /// Resolves when no connection is open.
+    pub async fn empty(&self) {
+        while self.open.get() > 0 {
+            self.ended.notified().await;
+        }
+    }
+
+    /// Counts a connection in.
+    pub fn enter(self: &Rc<Self>) -> Guard {
+        self.open.set(self.open.get() + 1);
+        let place = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            let mut wakers = self.wakers.borrow_mut();
+            wakers.push(None);
+            wakers.len() - 1
+        });
+        Guard { drain: self.clone(), place }
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Guard {
+    drain: Rc<Drain>,
+    place: usize,
+}
+
+impl Guard {
+    /// The connection is to finish; else the task is woken when that changes.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.drain.draining.get() {
+            return Poll::Ready(());
+        }
+        if let Some(slot) = self.drain.wakers.borrow_mut().get_mut(self.place) {
+            match slot {
+                Some(waker) => waker.clone_from(cx.waker()),
+                empty => *empty = Some(cx.waker().clone()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(slot) = self.drain.wakers.borrow_mut().get_mut(self.place) {
+            *slot = None;
+        }
+        self.drain.free.borrow_mut().push(self.place);
+        self.drain.open.set(self.drain.open.get() - 1);
+        self.drain.ended.notify_one();
+    }
+}
+
+/// Serves an accepted connection to its end.
+pub async fn connection(worker: &Rc<Worker>, accepted: Accepted) {
+    let guard = worker.drain.enter();
+    let Accepted { socket, peer, listener } = accepted;
+    let stream = match TcpStream::from_std(socket) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::warn!(%error, "cannot take over a connection");
+            return;
+        }
+    };
+    let limit = worker.shared.data_plane.handshake_timeout;
+    let mut client = ClientConnection {
+        peer,
+        peer_ip_text: HeaderValue::from_str(&peer.ip().to_canonical().to_string())
+            .unwrap_or(HeaderValue::from_static("unknown")),
+        trusted: worker.trusts(peer.ip()),
+        local_port: listener.address.port(),
+        tls: false,
+        sni: None,
+    };
+    let Some(tls) = &listener.tls else {
+        let http2 = listener.listen.http2 && prior_knowledge(&stream, limit).await;
+        return http(worker, client, TokioIo::new(stream), http2, guard).await;
+    };
+    match tick::within(limit, tokio_rustls::TlsAcceptor::from(tls.clone()).accept(stream)).await {
+        None => tracing::debug!(%peer, "TLS handshake took too long"),
+        Some(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Some(Ok(stream)) => {
+            let session = stream.get_ref().1;
+            client.tls = true;
+            client.sni = session.server_name().map(Arc::from);
+            let http2 = session.alpn_protocol() == Some(b"h2");
+            http(worker, client, TokioIo::new(stream), http2, guard).await;
+        }
+    }
+}
+
+/// The client speaks HTTP/2 without TLS. Only asked on listeners that allow it.
+async fn prior_knowledge(stream: &TcpStream, limit: Duration) -> bool {
+    let mut first = [0; H2_PREFACE.len()];
+    let look = async {
+        loop {
+            match stream.peek(&mut first).await {
+                Ok(0) | Err(_) => return false,
+                Ok(length) if first[..length] != H2_PREFACE[..length] => return false,
+                Ok(length) if length == H2_PREFACE.len() => return true,
+                // the preface in pieces: rare enough to wait a tick for more
+                Ok(_) => tokio::time::sleep(tick::TICK).await,
+            }
+        }
+    };
+    tick::within(limit, look).await.unwrap_or(false)
+}
+
+async fn http<I>(worker: &Rc<Worker>, client: ClientConnection, io: I, http2: bool, guard: Guard)
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    let limits = &worker.shared.data_plane;
+    let client = Rc::new(client);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (worker, client) = (worker.clone(), client.clone());
+        async move { Ok::<_, Infallible>(proxy::handle(&worker, client, request).await) }
+    });
+    let outcome = if http2 {
+        let mut builder = http2::Builder::new(LocalExecutor);
+        builder
+            .timer(TickTimer)
+            .max_concurrent_streams(limits.h2_streams)
+            .max_header_list_size(u32::try_from(limits.request_head_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(limits.header_timeout)
+            .adaptive_window(true);
+        let age = limits.h2_max_age.mul_f64(worker.rng.borrow_mut().f64().mul_add(0.2, 0.9));
+        let connection = builder.serve_connection(io, service);
+        drive(worker, connection, http2::Connection::graceful_shutdown, &guard, Some(age)).await
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TickTimer)
+            .header_read_timeout(limits.header_timeout)
+            .max_buf_size(limits.request_head_bytes.max(8 * 1024))
+            .serve_connection(io, service)
+            .with_upgrades();
+        drive(worker, connection, http1::UpgradeableConnection::graceful_shutdown, &guard, None).await
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(peer = %client.peer, %error, "connection ended badly");
+    }
+}
+
+/// Polls a connection to its end; tells it to finish when the worker drains or it is old enough.
+async fn drive<C>(
+    worker: &Rc<Worker>,
+    connection: C,
+    finish: impl Fn(Pin<&mut C>),
+    guard: &Guard,
+    age: Option<Duration>,
+) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
+    let old = age.map(|age| {
+        let deadline = Deadline::new();
+        deadline.set(age);
+        deadline
+    });
+    let mut finishing = false;
+    std::future::poll_fn(|cx| {
+        if !finishing
+            && (guard.poll(cx).is_ready() || old.as_ref().is_some_and(|old| old.poll(cx).is_ready()))
+        {
+            finishing = true;
+            finish(connection.as_mut());
+        }
+        let begun = Instant::now();
+        let polled = connection.as_mut().poll(cx);
+        let spent = begun.elapsed();
+        worker.stats.busy_nanos.add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
+        if spent > SLOW_POLL {
+            worker.stats.slow_polls.add(1);
+        }
+        polled
+    })
+    .await
+}
+
+/// Runs hyper's HTTP/2 tasks on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

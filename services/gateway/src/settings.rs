@@ -1,0 +1,271 @@
+//! Settings of the gateway. Kong's environment variables mean the same; a flag wins over a variable.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+use plinth_kit::settings::Reader;
+
+use crate::client::PoolSettings;
+use crate::listen::{Listen, Listens};
+use crate::trusted::{Network, Trust};
+use crate::upstream::resolve::ResolveSettings;
+use crate::worker::DataPlane;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// Nothing until somebody posts one to the Admin API.
+    None,
+    /// A file, watched.
+    File(PathBuf),
+    /// The text itself (`KONG_DECLARATIVE_CONFIG_STRING`).
+    Text(String),
+}
+
+/// Settings of the gateway.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The declarative configuration.
+    pub config: ConfigSource,
+    /// How often the file is looked at.
+    pub config_poll: Duration,
+    /// Proxy listeners, plain and TLS.
+    pub proxy: Vec<Listen>,
+    /// Admin API; none for `off`.
+    pub admin: Option<Listen>,
+    /// Status API; none for `off`.
+    pub status: Option<Listen>,
+    /// Certificate chain of TLS proxy listeners, for names no certificate of the configuration covers.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key.
+    pub tls_key: Option<PathBuf>,
+    /// Worker threads.
+    pub workers: usize,
+    /// Most bytes of a configuration posted to the Admin API.
+    pub config_limit: usize,
+    /// DNS and first wait.
+    pub resolve: ResolveSettings,
+    /// Limits of the data plane.
+    pub data_plane: DataPlane,
+}
+
+impl Settings {
+    /// Reads them.
+    pub fn read(reader: &mut Reader) -> Self {
+        let config = read_source(reader);
+        let (proxy, tls_cert, tls_key) = read_proxy(reader);
+        reader.alias_env("admin_listen", "KONG_ADMIN_LISTEN");
+        reader.alias_env("status_listen", "KONG_STATUS_LISTEN");
+        let admin =
+            read_single(reader, "admin_listen", "Admin API: address and port, or off", "127.0.0.1:8001");
+        let status = read_single(
+            reader,
+            "status_listen",
+            "Status API (/status/ready, /metrics): address and port, or off",
+            "127.0.0.1:8007",
+        );
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            config,
+            config_poll: reader.duration(
+                "config_poll",
+                "how often the file is looked at",
+                Duration::from_secs(1),
+            ),
+            proxy,
+            admin,
+            status,
+            tls_cert,
+            tls_key,
+            workers: reader.get_in(
+                "workers",
+                "worker threads; by default one for each processor",
+                cores,
+                1..=512,
+            ),
+            config_limit: usize::try_from(reader.bytes(
+                "config_limit",
+                "largest configuration the Admin API takes",
+                64 * 1024 * 1024,
+            ))
+            .unwrap_or(usize::MAX),
+            resolve: read_resolve(reader),
+            data_plane: read_data_plane(reader),
+        }
+    }
+}
+
+fn read_source(reader: &mut Reader) -> ConfigSource {
+    reader.alias_env("config", "KONG_DECLARATIVE_CONFIG");
+    if let Some(database) = reader.env("KONG_DATABASE").map(str::to_owned)
+        && database != "off"
+    {
+        reader.fault(
+            "KONG_DATABASE",
+            format!(
+                "{database:?} is not supported: this gateway reads declarative configuration; set it to off"
+            ),
+        );
+    }
+    let file: Option<PathBuf> =
+        reader.opt("config", "Kong declarative configuration (YAML, or JSON by its name)");
+    let text =
+        reader.env("KONG_DECLARATIVE_CONFIG_STRING").filter(|text| !text.is_empty()).map(str::to_owned);
+    match (file, text) {
+        (Some(file), _) => ConfigSource::File(file),
+        (None, Some(text)) => ConfigSource::Text(text),
+        (None, None) => ConfigSource::None,
+    }
+}
+
+fn read_proxy(reader: &mut Reader) -> (Vec<Listen>, Option<PathBuf>, Option<PathBuf>) {
+    reader.alias_env("proxy_listen", "KONG_PROXY_LISTEN");
+    reader.alias_env("proxy_tls_cert", "KONG_SSL_CERT");
+    reader.alias_env("proxy_tls_key", "KONG_SSL_CERT_KEY");
+    let plain: Listens = reader.get(
+        "proxy_listen",
+        "proxy listeners as Kong writes them: `0.0.0.0:8000 reuseport, 0.0.0.0:8443 ssl http2`, or off",
+        Listens(vec![loopback(8000)]),
+    );
+    let tls: Listens =
+        reader.get("proxy_tls_listen", "proxy listeners with TLS and HTTP/2, or off", Listens::default());
+    let cert: Option<PathBuf> = reader.opt("proxy_tls_cert", "certificate chain of TLS proxy listeners, PEM");
+    let key: Option<PathBuf> = reader.opt("proxy_tls_key", "private key of the certificate, PEM");
+    let mut all = plain.0;
+    all.extend(tls.0.into_iter().map(|listen| Listen { ssl: true, http2: true, ..listen }));
+    if all.iter().any(|listen| listen.ssl) {
+        for (setting, file) in [("proxy_tls_cert", &cert), ("proxy_tls_key", &key)] {
+            if file.is_none() {
+                reader.fault(setting, "is missing: a proxy listener has TLS, and no certificate is made up");
+            }
+        }
+    }
+    (all, cert, key)
+}
+
+fn loopback(port: u16) -> Listen {
+    Listen {
+        address: std::net::SocketAddr::from(([127, 0, 0, 1], port)),
+        ssl: false,
+        http2: false,
+        reuseport: false,
+        backlog: 4096,
+    }
+}
+
+/// One plain listener; Kong's list may have a TLS one for the Admin API, which is refused rather than ignored.
+fn read_single(reader: &mut Reader, key: &'static str, doc: &'static str, default: &str) -> Option<Listen> {
+    let default: Listens = default.parse().unwrap_or_default();
+    let Listens(mut all) = reader.get(key, doc, default);
+    if all.len() > 1 || all.iter().any(|listen| listen.ssl) {
+        reader.fault(key, "takes one address without ssl");
+    }
+    all.pop()
+}
+
+fn read_resolve(reader: &mut Reader) -> ResolveSettings {
+    let defaults = ResolveSettings::default();
+    ResolveSettings {
+        dns_refresh: reader.duration("dns.refresh", "a DNS name is asked again after", defaults.dns_refresh),
+        dns_timeout: reader.duration("dns.timeout", "limit of one DNS question", defaults.dns_timeout),
+        first_wait: reader.duration(
+            "first_wait",
+            "longest wait for first addresses when a configuration is applied",
+            defaults.first_wait,
+        ),
+    }
+}
+
+fn read_data_plane(reader: &mut Reader) -> DataPlane {
+    let defaults = DataPlane::default();
+    reader.alias_env("upstream.pool_size", "KONG_UPSTREAM_KEEPALIVE_POOL_SIZE");
+    reader.alias_env("upstream.max_requests", "KONG_UPSTREAM_KEEPALIVE_MAX_REQUESTS");
+    let idle = reader
+        .env("KONG_UPSTREAM_KEEPALIVE_IDLE_TIMEOUT")
+        .and_then(|seconds| seconds.parse().ok())
+        .map_or(defaults.pool.idle_timeout, Duration::from_secs);
+    let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    DataPlane {
+        pool: PoolSettings {
+            size: reader.get(
+                "upstream.pool_size",
+                "idle connections kept for each endpoint, per worker",
+                defaults.pool.size,
+            ),
+            idle_timeout: reader.duration(
+                "upstream.idle_timeout",
+                "an idle connection is closed after",
+                idle,
+            ),
+            max_requests: reader.get(
+                "upstream.max_requests",
+                "requests over one upstream connection",
+                defaults.pool.max_requests,
+            ),
+        },
+        response_head_bytes: bytes(reader.bytes(
+            "upstream.head_limit",
+            "largest head of an upstream's response",
+            defaults.response_head_bytes as u64,
+        )),
+        request_head_bytes: bytes(reader.bytes(
+            "client.head_limit",
+            "largest head of a client's request, at least 8 KiB",
+            defaults.request_head_bytes as u64,
+        )),
+        header_timeout: reader.duration(
+            "client.header_timeout",
+            "time for a client's request head, idle keep-alive time included",
+            defaults.header_timeout,
+        ),
+        client_body_timeout: reader.duration(
+            "client.body_timeout",
+            "time between two pieces of a client's body",
+            defaults.client_body_timeout,
+        ),
+        handshake_timeout: reader.duration(
+            "client.handshake_timeout",
+            "time for a client's TLS handshake",
+            defaults.handshake_timeout,
+        ),
+        replay_bytes: bytes(reader.bytes(
+            "upstream.replay_limit",
+            "bytes of a request body remembered for another try",
+            defaults.replay_bytes as u64,
+        )),
+        h2_streams: reader.get_in(
+            "client.h2_streams",
+            "HTTP/2 streams of a connection",
+            defaults.h2_streams,
+            1..=10_000,
+        ),
+        h2_max_age: reader.duration(
+            "client.h2_max_age",
+            "HTTP/2 connections are renewed after",
+            defaults.h2_max_age,
+        ),
+        trust: read_trust(reader),
+    }
+}
+
+fn read_trust(reader: &mut Reader) -> Trust {
+    reader.alias_env("trusted_ips", "KONG_TRUSTED_IPS");
+    reader.alias_env("real_ip_header", "KONG_REAL_IP_HEADER");
+    let networks: Vec<Network> =
+        reader.list("trusted_ips", "peers whose X-Forwarded headers are believed: addresses and ranges", "");
+    let name = reader.get("real_ip_header", "header with the client's address", "X-Real-IP".to_owned());
+    let header = match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(header) => header,
+        Err(_) => {
+            reader.fault("real_ip_header", format!("{name:?} is not a header name"));
+            HeaderName::from_static("x-real-ip")
+        }
+    };
+    let recursive = reader.env("KONG_REAL_IP_RECURSIVE").is_some_and(|value| value == "on");
+    Trust {
+        networks,
+        header,
+        recursive: reader.get("real_ip_recursive", "walk the list to the first untrusted address", recursive),
+    }
+}
