@@ -57,10 +57,11 @@ impl Poll {
     async fn learn(&self, answer: Answer) {
         let known = Known { item: answer.item, origin: Origin::Live };
         let changed = self.known.borrow().as_ref().is_none_or(|before| before.item != known.item);
-        if changed && let Some(file) = &self.last_good {
-            if let Err(error) = file.put(&self.key, known.item.clone()).await {
-                tracing::warn!(error = %chain(&error), "the last-good file cannot be written");
-            }
+        if changed
+            && let Some(file) = &self.last_good
+            && let Err(error) = file.put(&self.key, known.item.clone()).await
+        {
+            tracing::warn!(error = %chain(&error), "the last-good file cannot be written");
         }
         self.known.send_if_modified(|current| {
             let differs = current.as_ref() != Some(&known);
