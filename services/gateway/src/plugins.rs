@@ -1,0 +1,198 @@
+//! Plugins: one chain per route, in Kong's priority order, compiled with the configuration.
+//!
+//! A plugin is a variant of an enum, its phases plain synchronous functions; only rate limiting against Redis waits, and only there a
+//! future is boxed. What outlives a configuration (counters, Redis pools, log writers, metrics) belongs to [`Runtime`].
+
+mod auth;
+mod chain;
+mod correlation;
+mod cors;
+mod file_log;
+mod jwt;
+mod key_auth;
+mod limits;
+mod metrics;
+mod rate_limiting;
+mod redis;
+mod termination;
+
+use std::sync::Arc;
+
+use plinth_kong::{Config, Plugin, PluginConfig, Route};
+use uuid::Uuid;
+
+pub use chain::{Chain, Compiled};
+use chain::{Instance, Step};
+
+/// What plugins need from the process.
+#[derive(Clone, Debug)]
+pub struct Env {
+    /// Where the plugins' metrics go.
+    pub registry: prometheus::Registry,
+    /// Runs what must not run on a worker: Redis.
+    pub control: tokio::runtime::Handle,
+}
+
+/// Plugin state that survives configuration changes. One per gateway.
+#[derive(Debug)]
+pub struct Runtime {
+    limits: Arc<limits::Limits>,
+    redis: redis::Pools,
+    files: file_log::Files,
+    metrics: metrics::Metrics,
+    correlation: Arc<correlation::Source>,
+}
+
+impl Runtime {
+    /// Registers the plugins' metrics and starts nothing else.
+    ///
+    /// # Errors
+    /// Metric names already taken in this registry.
+    pub fn new(env: Env) -> Result<Runtime, prometheus::Error> {
+        Ok(Runtime {
+            limits: Arc::default(),
+            redis: redis::Pools::new(env.control, &env.registry)?,
+            files: file_log::Files::new(&env.registry)?,
+            metrics: metrics::Metrics::new(&env.registry)?,
+            correlation: Arc::default(),
+        })
+    }
+
+    /// Compiles the chains of a configuration.
+    ///
+    /// # Errors
+    /// Everything that cannot work, by name: keys that are not keys, Redis addresses that are none.
+    pub fn compile(&self, config: &Config) -> Result<Compiled, Vec<String>> {
+        let mut faults = Vec::new();
+        let directory = auth::Directory::new(config, &mut faults);
+        let mut built = Vec::new();
+        for plugin in config.plugins.iter().filter(|plugin| plugin.enabled) {
+            match self.instance(plugin, &directory) {
+                Ok(instance) => built.push(Built { plugin, instance }),
+                Err(why) => faults.push(format!("plugin '{}' ({}): {why}", plugin.name, plugin.id)),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let routes = config.routes.iter().map(|route| self.chain(config, &built, Some(route))).collect();
+        Ok(Compiled { routes, unmatched: self.chain(config, &built, None) })
+    }
+
+    /// Waits (blocking: not on a worker) until what was logged so far is written.
+    pub fn flush(&self) {
+        self.files.flush();
+    }
+
+    fn instance(&self, plugin: &Plugin, directory: &auth::Directory) -> Result<Arc<Instance>, String> {
+        Ok(Arc::new(match &plugin.config {
+            PluginConfig::Jwt(config) => Instance::Jwt(jwt::Jwt::new(config, directory)?),
+            PluginConfig::KeyAuth(config) => Instance::KeyAuth(key_auth::KeyAuth::new(config, directory)?),
+            PluginConfig::RateLimiting(config) => {
+                let scope = limits::Scope { route: plugin.route, service: plugin.service };
+                Instance::RateLimiting(rate_limiting::RateLimiting::new(
+                    config,
+                    scope,
+                    &self.limits,
+                    &self.redis,
+                )?)
+            }
+            PluginConfig::Cors(config) => Instance::Cors(cors::Cors::new(config)?),
+            PluginConfig::FileLog(config) => {
+                Instance::FileLog(file_log::FileLog::new(self.files.writer(config)))
+            }
+            PluginConfig::Prometheus(config) => Instance::Prometheus(self.metrics.plugin(*config)),
+            PluginConfig::RequestTermination(config) => {
+                Instance::RequestTermination(termination::RequestTermination::new(config)?)
+            }
+            PluginConfig::CorrelationId(config) => Instance::CorrelationId(correlation::CorrelationId::new(
+                config,
+                Arc::clone(&self.correlation),
+            )?),
+        }))
+    }
+
+    /// The chain of one route, or of requests without one.
+    fn chain(&self, config: &Config, built: &[Built<'_>], route: Option<&Route>) -> Chain {
+        let service = route.and_then(|route| route.service);
+        let place = Place { route: route.map(|route| route.id), service };
+        let mut names: Vec<&str> = Vec::new();
+        for candidate in built.iter().filter(|candidate| place.admits(candidate.plugin)) {
+            if !names.contains(&candidate.plugin.name.as_str()) {
+                names.push(&candidate.plugin.name);
+            }
+        }
+        let at = Labels::new(config, route);
+        let mut steps: Vec<Step> = names.into_iter().map(|name| place.step(built, name, &at)).collect();
+        steps.sort_by_key(|step| std::cmp::Reverse(step.priority));
+        Chain::new(steps)
+    }
+}
+
+/// One configured plugin and what it was compiled to.
+struct Built<'c> {
+    plugin: &'c Plugin,
+    instance: Arc<Instance>,
+}
+
+/// Where a chain runs, as logs and metrics name it.
+pub(in crate::plugins) struct Labels<'c> {
+    pub route: Option<&'c Route>,
+    pub service: Option<&'c plinth_kong::Service>,
+}
+
+impl<'c> Labels<'c> {
+    fn new(config: &'c Config, route: Option<&'c Route>) -> Labels<'c> {
+        let service = route.and_then(|route| route.service).and_then(|id| config.service(id));
+        Labels { route, service: service.map(AsRef::as_ref) }
+    }
+}
+
+/// The route and service a chain belongs to.
+struct Place {
+    route: Option<Uuid>,
+    service: Option<Uuid>,
+}
+
+impl Place {
+    fn admits(&self, plugin: &Plugin) -> bool {
+        let fits = |scope: Option<Uuid>, own: Option<Uuid>| scope.is_none() || scope == own;
+        fits(plugin.route, self.route) && fits(plugin.service, self.service)
+    }
+
+    /// Kong's precedence: route+service+consumer, route+consumer, service+consumer, route+service, consumer, route, service, global.
+    fn specificity(plugin: &Plugin) -> u8 {
+        match (plugin.route.is_some(), plugin.service.is_some(), plugin.consumer.is_some()) {
+            (true, true, true) => 7,
+            (true, false, true) => 6,
+            (false, true, true) => 5,
+            (true, true, false) => 4,
+            (false, false, true) => 3,
+            (true, false, false) => 2,
+            (false, true, false) => 1,
+            (false, false, false) => 0,
+        }
+    }
+
+    /// The one configuration of a plugin that runs here, for each consumer that has one of its own and for all others.
+    fn step(&self, built: &[Built<'_>], name: &str, at: &Labels<'_>) -> Step {
+        let here = || built.iter().filter(|one| one.plugin.name == name && self.admits(one.plugin));
+        let best = |consumer: Option<Uuid>| {
+            here()
+                .filter(|one| one.plugin.consumer.is_none() || one.plugin.consumer == consumer)
+                .max_by_key(|one| Place::specificity(one.plugin))
+        };
+        let bind = |one: &Built<'_>| one.instance.bind(at);
+        let consumers: std::collections::HashSet<Uuid> =
+            here().filter_map(|one| one.plugin.consumer).collect();
+        let by_consumer = consumers.into_iter().filter_map(|id| Some((id, bind(best(Some(id))?)))).collect();
+        Step {
+            priority: here().map(|one| one.plugin.config.priority()).max().unwrap_or_default(),
+            default: best(None).map(bind),
+            by_consumer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! cors: which pages of other origins may read the answers.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
+use plinth_kong::{CorsConfig, Pattern};
+
+use crate::context::{EarlyResponse, RequestContext};
+
+const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
+const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+const YES: HeaderValue = HeaderValue::from_static("true");
+
+/// Which origins are allowed.
+#[derive(Debug)]
+enum Origins {
+    /// `*`
+    Any,
+    /// One plain origin: sent whatever the request's is.
+    One(HeaderValue),
+    Listed(Vec<Allowed>),
+}
+
+#[derive(Debug)]
+enum Allowed {
+    Any,
+    Origin(String),
+    /// Looks at the host, or at the whole origin when it holds a colon.
+    Pattern {
+        pattern: Box<Pattern>,
+        whole: bool,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Cors {
+    origins: Origins,
+    methods: HeaderValue,
+    headers: Option<HeaderValue>,
+    exposed: Option<HeaderValue>,
+    max_age: Option<HeaderValue>,
+    credentials: bool,
+    private_network: bool,
+    preflight_continue: bool,
+}
+
+/// A preflight was answered: its headers are complete.
+#[derive(Clone, Copy)]
+struct Answered;
+
+fn is_plain(origin: &str) -> bool {
+    origin.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b':' | b'/' | b'-'))
+}
+
+fn joined(list: &[String]) -> Result<Option<HeaderValue>, String> {
+    if list.is_empty() {
+        return Ok(None);
+    }
+    HeaderValue::from_str(&list.join(",")).map(Some).map_err(|_| "not a header value".to_owned())
+}
+
+impl Cors {
+    pub fn new(config: &CorsConfig) -> Result<Cors, String> {
+        Ok(Cors {
+            origins: origins(&config.origins)?,
+            methods: joined(&config.methods)?.unwrap_or(HeaderValue::from_static("")),
+            headers: joined(&config.headers)?,
+            exposed: joined(&config.exposed_headers)?,
+            max_age: config.max_age.and_then(|age| HeaderValue::from_str(&age.to_string()).ok()),
+            credentials: config.credentials,
+            private_network: config.private_network,
+            preflight_continue: config.preflight_continue,
+        })
+    }
+
+    /// Answers preflights, before any authentication.
+    pub fn access(&self, ctx: &mut RequestContext) -> Option<EarlyResponse> {
+        let asked = &ctx.head.headers;
+        let preflight = ctx.head.method == Method::OPTIONS
+            && asked.contains_key(header::ORIGIN)
+            && asked.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if !preflight || self.preflight_continue {
+            return None;
+        }
+        let mut answer = EarlyResponse::empty(StatusCode::OK);
+        let headers = &mut answer.headers;
+        self.allow_origin(asked, headers);
+        if self.private_network && asked.get(REQUEST_PRIVATE_NETWORK).is_some_and(|value| value == "true") {
+            headers.insert(ALLOW_PRIVATE_NETWORK, YES);
+        }
+        let allowed = self.headers.as_ref().or_else(|| asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS));
+        if let Some(allowed) = allowed {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed.clone());
+        }
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone());
+        if let Some(max_age) = &self.max_age {
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, max_age.clone());
+        }
+        ctx.carried.insert(Answered);
+        Some(answer)
+    }
+
+    /// Marks every other answer, errors included.
+    pub fn header(&self, ctx: &RequestContext, head: &mut response::Parts) {
+        if ctx.carried.get::<Answered>().is_some() {
+            return;
+        }
+        self.allow_origin(&ctx.head.headers, &mut head.headers);
+        if let Some(exposed) = &self.exposed {
+            head.headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed.clone());
+        }
+    }
+
+    fn allow_origin(&self, asked: &HeaderMap, headers: &mut HeaderMap) {
+        let origin = asked.get(header::ORIGIN);
+        let any = match &self.origins {
+            Origins::Any => true,
+            Origins::One(one) => {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, one.clone());
+                false
+            }
+            Origins::Listed(list) => {
+                match origin.and_then(|origin| list.iter().find(|allowed| allowed.fits(origin))) {
+                    Some(Allowed::Any) => true,
+                    Some(_) => {
+                        if let Some(origin) = origin {
+                            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+                        }
+                        false
+                    }
+                    None => {
+                        headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+                        false
+                    }
+                }
+            }
+        };
+        if any {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        } else {
+            vary(headers);
+        }
+        if !self.credentials {
+            return;
+        }
+        match (any, origin) {
+            (false, _) => {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, YES);
+            }
+            // "*" and credentials exclude each other: the origin itself is sent.
+            (true, Some(origin)) => {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, YES);
+                vary(headers);
+            }
+            (true, None) => {}
+        }
+    }
+}
+
+fn vary(headers: &mut HeaderMap) {
+    let lines = headers.get_all(header::VARY).iter();
+    let named = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
+    if !named.map(str::trim).any(|name| name.eq_ignore_ascii_case("origin") || name == "*") {
+        headers.append(header::VARY, ORIGIN);
+    }
+}
+
+fn origins(list: &[String]) -> Result<Origins, String> {
+    match list {
+        [] => return Ok(Origins::Any),
+        [one] if one == "*" => return Ok(Origins::Any),
+        [one] if is_plain(one) => {
+            return HeaderValue::from_str(one).map(Origins::One).map_err(|_| "invalid origin".to_owned());
+        }
+        _ => {}
+    }
+    list.iter().map(|entry| allowed(entry)).collect::<Result<_, _>>().map(Origins::Listed)
+}
+
+fn allowed(entry: &str) -> Result<Allowed, String> {
+    if entry == "*" {
+        return Ok(Allowed::Any);
+    }
+    if is_plain(entry)
+        && let Some(origin) = normal(entry)
+    {
+        return Ok(Allowed::Origin(origin));
+    }
+    let pattern = Box::new(Pattern::whole(entry)?);
+    Ok(Allowed::Pattern { pattern, whole: entry.contains(':') })
+}
+
+/// Scheme and host lower-case, default ports dropped.
+fn normal(origin: &str) -> Option<String> {
+    let (scheme, host) = origin.split_once("://")?;
+    let (scheme, host) = (scheme.to_ascii_lowercase(), host.trim_end_matches('/').to_ascii_lowercase());
+    let default = match scheme.as_str() {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    let host = if default.is_empty() { &*host } else { host.strip_suffix(default).unwrap_or(&host) };
+    Some(format!("{scheme}://{host}"))
+}
+
+impl Allowed {
+    fn fits(&self, origin: &HeaderValue) -> bool {
+        let Some(origin) = origin.to_str().ok().and_then(normal) else { return matches!(self, Allowed::Any) };
+        match self {
+            Allowed::Any => true,
+            Allowed::Origin(allowed) => *allowed == origin,
+            Allowed::Pattern { pattern, whole: true } => pattern.is_match(&origin),
+            Allowed::Pattern { pattern, whole: false } => {
+                let host = origin.split_once("://").map_or("", |(_, host)| host);
+                pattern.is_match(host.split(':').next().unwrap_or(host))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

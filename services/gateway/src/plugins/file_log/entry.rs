@@ -1,0 +1,182 @@
+//! Kong's log entry.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::HeaderMap;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::super::auth::query_values;
+use super::super::metrics::head_bytes;
+use crate::context::{RequestContext, Source, TryState};
+
+/// Kong's workspace "default" in DB-less mode.
+const WORKSPACE: &str = "0dc6f45b-8f8d-40d2-a504-473544ee190b";
+
+#[derive(Serialize)]
+struct Entry<'e> {
+    request: Request<'e>,
+    response: Response,
+    upstream_uri: &'e str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_status: Option<String>,
+    latencies: Latencies,
+    tries: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'e RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'e RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumer: Option<&'e plinth_kong::Consumer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authenticated_entity: Option<Value>,
+    client_ip: String,
+    started_at: u64,
+    source: &'static str,
+    workspace: &'static str,
+    workspace_name: &'static str,
+}
+
+#[derive(Serialize)]
+struct Request<'e> {
+    id: &'e str,
+    method: &'e str,
+    uri: &'e str,
+    url: String,
+    size: u64,
+    querystring: BTreeMap<String, Value>,
+    headers: BTreeMap<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct Response {
+    status: u16,
+    size: u64,
+    headers: BTreeMap<String, Value>,
+}
+
+/// Milliseconds; -1 where there was no upstream.
+#[derive(Serialize)]
+struct Latencies {
+    request: u64,
+    kong: u64,
+    proxy: i64,
+    receive: u64,
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One line of the log, newline included.
+pub(super) fn line(
+    ctx: &RequestContext,
+    route: Option<&RawValue>,
+    service: Option<&RawValue>,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let outcome = &ctx.outcome;
+    let timing = &ctx.timing;
+    let entry = Entry {
+        request: request(ctx),
+        response: Response {
+            status: outcome.status.as_u16(),
+            size: outcome.response_head_bytes + outcome.response_body_bytes,
+            headers: outcome.response_headers.as_ref().map(headers).unwrap_or_default(),
+        },
+        upstream_uri: &outcome.upstream_uri,
+        upstream_status: outcome.upstream_status.map(|status| status.as_str().to_owned()),
+        latencies: Latencies {
+            request: milliseconds(timing.total()),
+            kong: milliseconds(timing.gateway()),
+            proxy: timing.upstream().map_or(-1, |time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX)),
+            receive: timing.receive().map(milliseconds).unwrap_or_default(),
+        },
+        tries: ctx.tries.iter().map(attempt).collect(),
+        service,
+        route,
+        consumer: ctx.consumer.as_deref(),
+        authenticated_entity: ctx.credential.as_ref().map(|credential| json!({ "id": &*credential.id })),
+        client_ip: ctx.client_ip.to_string(),
+        started_at: milliseconds(timing.started_at.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        source: if outcome.source == Source::Upstream { "upstream" } else { "kong" },
+        workspace: WORKSPACE,
+        workspace_name: "default",
+    };
+    let mut line = Vec::with_capacity(2048);
+    serde_json::to_writer(&mut line, &entry)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn request(ctx: &RequestContext) -> Request<'_> {
+    let uri = ctx.head.uri.path_and_query().map_or("/", |uri| uri.as_str());
+    let scheme = if ctx.https() { "https" } else { "http" };
+    let host = ctx.host().unwrap_or_default();
+    // Kong always names the port.
+    let port = if host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']')) {
+        String::new()
+    } else {
+        format!(":{}", ctx.client.local_port)
+    };
+    Request {
+        id: ctx.request_id.as_str(),
+        method: ctx.head.method.as_str(),
+        uri,
+        url: format!("{scheme}://{host}{port}{uri}"),
+        size: head_bytes(ctx) + ctx.outcome.request_body_bytes,
+        querystring: querystring(ctx.head.uri.query().unwrap_or_default()),
+        headers: headers(&ctx.head.headers),
+        tls: ctx.client.tls.then(|| json!({ "sni": ctx.client.sni.as_deref() })),
+    }
+}
+
+/// One value as a string, several as a list.
+fn gather(values: Vec<String>) -> Value {
+    match <[String; 1]>::try_from(values) {
+        Ok([one]) => Value::String(one),
+        Err(many) => many.into(),
+    }
+}
+
+fn querystring(query: &str) -> BTreeMap<String, Value> {
+    let names =
+        query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next().unwrap_or(pair));
+    names.map(|name| (name.to_owned(), gather(query_values(query, name).collect()))).collect()
+}
+
+fn headers(headers: &HeaderMap) -> BTreeMap<String, Value> {
+    let mut map = BTreeMap::new();
+    for name in headers.keys() {
+        let secret = name == http::header::AUTHORIZATION || name == http::header::PROXY_AUTHORIZATION;
+        let value = if secret {
+            "REDACTED".into()
+        } else {
+            let values = headers.get_all(name).iter();
+            gather(values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect())
+        };
+        map.insert(name.as_str().to_owned(), value);
+    }
+    map
+}
+
+fn attempt(attempt: &crate::context::Try) -> Value {
+    let mut entry = json!({
+        "ip": attempt.address.ip().to_string(),
+        "port": attempt.address.port(),
+        "balancer_latency": 0,
+        "balancer_start": milliseconds(attempt.after),
+    });
+    if attempt.state != TryState::Answered {
+        entry["state"] = "failed".into();
+        entry["code"] = match (attempt.state, attempt.status) {
+            (_, Some(status)) => status.as_u16().into(),
+            (TryState::TimedOut, None) => 504.into(),
+            _ => 502.into(),
+        };
+    }
+    entry
+}
