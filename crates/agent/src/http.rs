@@ -167,7 +167,8 @@ impl Server {
             Ok(()) => self.dispatch(route.endpoint, &call).await,
             Err(reply) => Err(reply),
         };
-        Ok(vary(handled.unwrap_or_else(|early| early)))
+        let reply = handled.unwrap_or_else(|early| early);
+        Ok(if route.endpoint == E::Root { reply } else { vary(reply) })
     }
 
     async fn dispatch(&self, endpoint: E, call: &Call<'_>) -> Handled {
@@ -235,6 +236,7 @@ impl Server {
             E::AgentJoin | E::AgentLeave => {
                 Err(Reply::internal("this agent is single-node: it cannot join or leave a cluster"))
             }
+            E::ConnectRoots => self.connect_disabled().map_err(Reply::without_answer),
             _ => self.connect_disabled(),
         }
     }

@@ -45,7 +45,8 @@ impl From<&LocalService> for AgentService {
     fn from(local: &LocalService) -> AgentService {
         let service = local.service.clone();
         AgentService {
-            proxy: (!service.kind.is_empty()).then_some(service.proxy),
+            proxy: (service.kind.ends_with("-proxy") || service.kind.ends_with("-gateway"))
+                .then_some(service.proxy),
             kind: service.kind,
             id: service.id,
             service: service.service,

@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use super::Call;
 use super::agent::{AgentService, WARNING_CODE};
-use super::health::listed_check;
 use super::reply::{Handled, Reply};
 use crate::state::State;
 use crate::state::local::{LocalService, Runner};
@@ -16,7 +15,78 @@ use crate::state::model::Check;
 struct View {
     aggregated_status: &'static str,
     service: Option<AgentService>,
-    checks: Option<Vec<Check>>,
+    checks: Option<Vec<Shown>>,
+}
+
+/// A check in the form of Consul's client library, which this endpoint alone uses: no type, and an empty
+/// definition spelled out.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Shown {
+    node: String,
+    #[serde(rename = "CheckID")]
+    check_id: String,
+    name: String,
+    status: String,
+    notes: String,
+    output: String,
+    #[serde(rename = "ServiceID")]
+    service_id: String,
+    service_name: String,
+    service_tags: Option<Vec<String>>,
+    #[serde(rename = "Type")]
+    kind: &'static str,
+    definition: Blank,
+    create_index: u64,
+    modify_index: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Blank {
+    interval: &'static str,
+    timeout: &'static str,
+    deregister_critical_service_after: &'static str,
+    #[serde(rename = "HTTP")]
+    http: &'static str,
+    header: Option<()>,
+    method: &'static str,
+    body: &'static str,
+    #[serde(rename = "TLSSkipVerify")]
+    tls_skip_verify: bool,
+    #[serde(rename = "TCP")]
+    tcp: &'static str,
+}
+
+const BLANK: Blank = Blank {
+    interval: "0s",
+    timeout: "0s",
+    deregister_critical_service_after: "0s",
+    http: "",
+    header: None,
+    method: "",
+    body: "",
+    tls_skip_verify: false,
+    tcp: "",
+};
+
+fn shown(check: &Check) -> Shown {
+    let check = check.clone();
+    Shown {
+        node: check.node,
+        check_id: check.check_id,
+        name: check.name,
+        status: check.status,
+        notes: check.notes,
+        output: check.output,
+        service_id: check.service_id,
+        service_name: check.service_name,
+        service_tags: check.service_tags,
+        kind: "",
+        definition: BLANK,
+        create_index: 0,
+        modify_index: 0,
+    }
 }
 
 /// Worst of the checks; maintenance beats all.
@@ -35,7 +105,7 @@ fn view(state: &State, service: &LocalService) -> View {
             ("warning", _) | (_, "warning") => "warning",
             _ => "passing",
         };
-        checks.push(listed_check(&local.check));
+        checks.push(shown(&local.check));
     }
     View { aggregated_status: status, service: Some(service.into()), checks: Some(checks) }
 }
@@ -73,5 +143,10 @@ pub(super) fn answer(state: &State, call: &Call<'_>, by_name: bool) -> Handled {
         let missing = View { aggregated_status: "critical", service: None, checks: None };
         Reply::json(views.first().unwrap_or(&missing), call.pretty).with_status(status)
     };
-    Ok(reply.with_header("x-consul-reason", word))
+    let reason = match (worst, by_name) {
+        (Some(word), _) => word.to_owned(),
+        (None, true) => format!("ServiceName {} Not Found", call.rest),
+        (None, false) => format!("ServiceId {} not found", call.rest),
+    };
+    Ok(reply.with_header("x-consul-reason", &reason))
 }

@@ -35,7 +35,8 @@ struct CatalogService<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     service_tagged_addresses: &'a Option<BTreeMap<String, ServiceAddress>>,
     service_weights: &'a Weights,
-    service_meta: &'a Pairs,
+    /// `{}` when there is none, unlike in the health view.
+    service_meta: BTreeMap<&'a str, &'a str>,
     service_port: i64,
     service_enable_tag_override: bool,
     service_proxy: &'a Proxy,
@@ -289,7 +290,7 @@ fn flat<'a>(node: &'a Node, service: &'a Service) -> CatalogService<'a> {
         service_address: &service.address,
         service_tagged_addresses: &service.tagged_addresses,
         service_weights: &service.weights,
-        service_meta: &service.meta,
+        service_meta: service.meta.iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
         service_port: service.port,
         service_enable_tag_override: service.enable_tag_override,
         service_proxy: &service.proxy,

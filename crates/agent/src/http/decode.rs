@@ -43,7 +43,11 @@ pub fn json(body: &[u8]) -> Decoded<Value> {
         _ => {
             let first = body.iter().find(|b| !b.is_ascii_whitespace()).copied().unwrap_or(b' ') as char;
             let looks_like_value = matches!(first, '{' | '[' | '"' | '-' | '0'..='9' | 't' | 'f' | 'n');
-            if looks_like_value {
+            let second =
+                body.iter().skip_while(|b| b.is_ascii_whitespace()).nth(1).copied().unwrap_or(b' ') as char;
+            if first == '{' && second.is_ascii_alphabetic() {
+                Malformed(format!("invalid character '{second}' looking for beginning of object key string"))
+            } else if looks_like_value {
                 Malformed(format!("invalid JSON: {error}"))
             } else {
                 Malformed(format!("invalid character '{first}' looking for beginning of value"))

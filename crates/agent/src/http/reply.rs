@@ -96,6 +96,11 @@ impl Reply {
         self
     }
 
+    /// The headers of a read that never came to an answer.
+    pub fn without_answer(self) -> Reply {
+        self.at(1).with_header("x-consul-knownleader", "false")
+    }
+
     pub fn effective(mut self, consistency: Consistency) -> Reply {
         self.headers.insert(&EFFECTIVE, HeaderValue::from_static(consistency.as_str()));
         self

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -109,7 +110,10 @@ impl Server {
 
     pub(super) async fn session_info(&self, call: &Call<'_>) -> Handled {
         let options = ReadOptions::parse(&call.query)?;
-        let id = id_of(call)?;
+        let id = id_of(call).map_err(|refused| match refused.status {
+            StatusCode::INTERNAL_SERVER_ERROR => refused.without_answer(),
+            _ => refused,
+        })?;
         let interest = || Interest::One(Topic::Table(Table::Sessions));
         // one session's own index, so that others coming and going do not wake
         let index_of = |s: &crate::state::State| {
