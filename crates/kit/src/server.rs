@@ -2,6 +2,8 @@
 
 mod accept;
 mod listener;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::time::Duration;
