@@ -22,6 +22,7 @@ use tracing::Instrument;
 use crate::Context;
 use crate::lifecycle::{AdvertiseError, Shutdown};
 use crate::server::{BoundListener, Stop, serve};
+use crate::telemetry::SCOPE_TARGET;
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -125,7 +126,7 @@ impl AppBuilder {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        let span = tracing::info_span!("task", task = name, plinth.service = self.context.service);
+        let span = tracing::info_span!(target: SCOPE_TARGET, "task", task = name, plinth.service = self.context.service);
         let work = span.in_scope(|| task(self.stop.clone()));
         let guarded = async move {
             match AssertUnwindSafe(work).catch_unwind().await {
@@ -169,7 +170,7 @@ impl AppBuilder {
             tasks.spawn_on(task, &context.control);
         }
         let supervisor = Supervisor { context: context.clone(), stop, stop_tasks: self.stop, servers, tasks };
-        let span = tracing::info_span!("service", plinth.service = context.service);
+        let span = tracing::info_span!(target: SCOPE_TARGET, "service", plinth.service = context.service);
         let finished = context.control.spawn(supervisor.run(registration).instrument(span));
         Ok(App { addresses, context, finished })
     }
@@ -320,7 +321,10 @@ impl Supervisor {
             () = all => return,
             () = shutdown.aborting() => {}
         }
-        tracing::warn!("cutting off requests that did not end in time");
+        let requests = self.context.metrics.http.in_flight.get();
+        if requests > 0 {
+            tracing::warn!(requests, "cutting off what did not end in time");
+        }
         self.stop.hard.cancel();
         while self.servers.join_next().await.is_some() {}
     }

@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::settings::Reader;
 
@@ -27,6 +28,10 @@ pub use propagate::{inject_trace_context, remote_context};
 
 /// Enables the server spans of [`EdgeLayer`] and whatever else is only made for an exporter.
 const REQUEST_SPANS: &str = "plinth::request=debug";
+
+/// Spans that only say which service and task a log line belongs to. They last as long as the process and are no part
+/// of traces: everything a task ever does would become one endless trace.
+pub(crate) const SCOPE_TARGET: &str = "plinth::scope";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -201,6 +206,7 @@ impl Telemetry {
                 .with_location(false)
                 .with_threads(false)
                 .with_target(false)
+                .with_filter(filter_fn(|metadata| metadata.target() != SCOPE_TARGET))
         });
         let (human, json) = match settings.format {
             LogFormat::Human => {

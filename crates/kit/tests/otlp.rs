@@ -2,6 +2,7 @@
 //! so this file has one test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +104,19 @@ async fn one_trace_goes_through_a_service_to_consul() {
     let url = format!("http://{}/leader", listener.address());
     let router =
         context.router(Routes::new(Router::new().route("/leader", get(ask))), Document::openapi()).unwrap();
-    let app = AppBuilder::new(&context).http(listener, router).start().await.unwrap();
+    let background = context.consul.clone();
+    let (done, twice) = tokio::sync::oneshot::channel();
+    let task = |_| async move {
+        for _ in 0..2 {
+            background.status().leader().await?;
+        }
+        let _ = done.send(());
+        Ok::<_, plinth_core::Error>(())
+    };
+    let app =
+        AppBuilder::new(&context).http(listener, router).task("background", task).start().await.unwrap();
+    twice.await.unwrap();
+    asked.lock().clear();
 
     let parent = format!("00-{TRACE}-{CALLER}-01");
     let answer = send(Method::GET, &url, &[("traceparent", &parent)], "").await.unwrap();
@@ -152,4 +165,11 @@ async fn one_trace_goes_through_a_service_to_consul() {
     let traces: Vec<String> = requests.map(|(span, _)| hex(&span.trace_id)).collect();
     assert_eq!(traces.len(), 2, "the unsampled one is not exported: {traces:?}");
     assert_ne!(traces[1], TRACE, "a request without a trace begins one");
+
+    // What a task does is no part of one endless trace: each of its calls begins its own.
+    let names: Vec<&str> = all.iter().map(|(span, _)| span.name.as_str()).collect();
+    assert!(!names.contains(&"task") && !names.contains(&"service"), "{names:?}");
+    let alone = all.iter().filter(|(span, _)| span.name != "GET /leader" && span.parent_span_id.is_empty());
+    let alone: BTreeSet<String> = alone.map(|(span, _)| hex(&span.trace_id)).collect();
+    assert_eq!(alone.len(), 2, "two calls of the task, two traces: {names:?}");
 }
