@@ -191,6 +191,5 @@ async fn drain(database: &Database, lane: &'static str) -> Vec<Message> {
     let relay = Relay::new(database.clone(), lane, sink.clone(), RelaySettings::default());
     while relay.round().await.unwrap().published > 0 {}
     drop(relay);
-    let taken = sink.0.lock().unwrap().clone();
-    taken
+    std::mem::take(&mut *sink.0.lock().unwrap())
 }

@@ -7,6 +7,9 @@ use crate::support::{Consul, Service, spawn};
 
 crate::on_both! { every_fault_names_its_field }
 
+/// Method, path, a header, body, and the fields that are named.
+type Case<'a> = (Method, &'a str, (&'a str, &'a str), &'a str, &'a [&'a str]);
+
 fn fields(body: &Value) -> Vec<&str> {
     body["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect()
 }
@@ -17,7 +20,7 @@ async fn every_fault_names_its_field(consul: Consul) {
     let large = format!("{{\"value\":\"{}\"}}", "x".repeat(256 * 1024 - 1));
     let long = format!("{{\"value\":1,\"description\":\"{}\"}}", "x".repeat(1025));
     let ok = "{\"value\":1}";
-    let cases: [(Method, &str, (&str, &str), &str, &[&str]); 12] = [
+    let cases: [Case<'_>; 12] = [
         (Method::PUT, "/api/v1/config/Shop/prod/k", ("x-a", "b"), ok, &["namespace"]),
         (
             Method::PUT,

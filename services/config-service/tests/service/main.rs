@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api;
+mod auth;
 mod bad_input;
 mod events;
 mod outages;
 mod postgres;
 mod replicas;
+mod sections;
 mod support;
 mod watches;
 

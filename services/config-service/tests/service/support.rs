@@ -20,7 +20,7 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 /// Real Consul, or the embedded agent with a data folder.
 pub enum Consul {
     Real(Box<RealConsul>),
-    Agent(Embedded),
+    Agent(Box<Embedded>),
 }
 
 /// The agent on a runtime of its own: ending that drops all its connections at once, with nothing tidied up, which is
@@ -79,7 +79,7 @@ impl Consul {
         let addr = "127.0.0.1:0".parse().unwrap();
         let mut embedded = Embedded { addr, folder: tempfile::tempdir().unwrap(), agent: None };
         embedded.start().await;
-        Self::Agent(embedded)
+        Self::Agent(Box::new(embedded))
     }
 
     pub fn addr(&self) -> SocketAddr {
