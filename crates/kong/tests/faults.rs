@@ -141,6 +141,16 @@ fn single_faults() {
             "services[0].host",
             "vault references are not supported yet",
         ),
+        (
+            "plugins: [{name: rate-limiting, config: {minute: 1, policy: redis, redis_host: h, redis_ssl: true}}]",
+            "plugins[0].config.redis.ssl",
+            "TLS to Redis is not supported yet",
+        ),
+        (
+            "plugins: [{name: request-termination, config: {echo: true}}]",
+            "plugins[0].config.echo",
+            "not supported yet",
+        ),
     ] {
         let text = format!("_format_version: \"3.0\"\n{body}");
         let faults = load(&text, Format::Yaml).expect_err(body);

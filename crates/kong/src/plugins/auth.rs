@@ -59,16 +59,22 @@ pub(super) const KEY_AUTH: PluginSchema = PluginSchema {
     name: "key-auth",
     per_consumer: false,
     prepare: None,
-    rules: None,
+    rules: Some(key_auth_rules),
     build: |value| serde_json::from_value(value).map(PluginConfig::KeyAuth),
     fields: &[
         array("key_names", &HEADER).or(Strs(&["apikey"])).required().check(&[MinLen(1)]),
         boolean("key_in_header").or(YES).required(),
         boolean("key_in_query").or(YES).required(),
-        boolean("key_in_body").or(NO).required().ignored("keys are read from headers and the query only"),
+        boolean("key_in_body").or(NO).required(),
         boolean("hide_credentials").or(NO).required(),
         boolean("run_on_preflight").or(YES).required(),
         string("anonymous"),
         string("realm"),
     ],
 };
+
+fn key_auth_rules(config: &Map, scope: &mut Scope<'_, '_>) {
+    if config.get("key_in_body").and_then(Node::as_bool) == Some(true) {
+        scope.ignored("key_in_body", "keys are read from headers and the query only, not from bodies");
+    }
+}

@@ -23,8 +23,8 @@ const REDIS: &[Field] = &[
     string("password").may_be_empty(),
     integer("database").or(Int(0)),
     boolean("ssl").or(NO),
-    boolean("ssl_verify").or(NO),
-    string("server_name").check(&[With(format::sni)]),
+    boolean("ssl_verify").or(NO).ignored("there is no TLS to Redis yet"),
+    string("server_name").check(&[With(format::sni)]).ignored("there is no TLS to Redis yet"),
 ];
 
 /// Old flat names and the member of `redis` each stands for.
@@ -137,6 +137,10 @@ fn rate_limiting_rules(config: &Map, scope: &mut Scope<'_, '_>) {
         scope.entity("failed conditional validation given value of field 'config.policy'");
         scope.fault_in("redis", "host", "required field missing");
     }
+    let ssl = config.get("redis").and_then(Node::as_map).and_then(|redis| redis.get("ssl"));
+    if is("policy", "redis") && ssl == Some(&Node::Bool(true)) {
+        scope.fault_in("redis", "ssl", "TLS to Redis is not supported yet");
+    }
     for (by, field) in [("header", "header_name"), ("path", "path")] {
         if is("limit_by", by) && missing(field) {
             scope.entity("failed conditional validation given value of field 'config.limit_by'");
@@ -199,6 +203,9 @@ fn termination_rules(config: &Map, scope: &mut Scope<'_, '_>) {
         scope.own("content_type requires a body");
     }
     let echo = config.get("echo").and_then(Node::as_bool).unwrap_or(false);
+    if echo {
+        scope.fault("echo", "not supported yet");
+    }
     if echo && (given("message") || given("body")) {
         scope.own("echo cannot be used with message or body");
     }

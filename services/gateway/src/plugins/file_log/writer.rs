@@ -24,7 +24,7 @@ enum Message {
 }
 
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(in crate::plugins) struct Writer {
     queue: SyncSender<Message>,
     waiting: Arc<AtomicUsize>,
     full: IntCounter,
