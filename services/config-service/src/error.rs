@@ -31,6 +31,8 @@ pub enum Error {
     /// A row that no version of this service wrote.
     #[error("the database holds a row that cannot be read: {0}")]
     CorruptRow(String),
+    #[error("KV key {0} is written by others all the time")]
+    Contended(String),
     #[error("events")]
     Events(#[source] plinth_events::Error),
     #[error("Consul")]

@@ -57,7 +57,7 @@ impl KvPublisher {
             };
             return self.store.set_published(id, head.revision, index).await;
         }
-        Err(Error::Consul(plinth_core::Error::Contended { service_id: key, attempts: ATTEMPTS as u32 }))
+        Err(Error::Contended(key))
     }
 }
 
