@@ -60,7 +60,7 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// The check as it is now; a removal has none.
-    Done(Option<HealthCheck>),
+    Done(Option<Box<HealthCheck>>),
     /// Somebody else was first.
     Conflict,
     Failed,
@@ -204,7 +204,7 @@ impl Warden {
         case.writing = false;
         match outcome {
             Outcome::Done(Some(check)) => {
-                case.wrote(check, now);
+                case.wrote(*check, now);
                 self.brake.written(id, now);
             }
             Outcome::Done(None) | Outcome::Failed => case.not_before = now + RETRY,

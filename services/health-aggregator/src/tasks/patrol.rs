@@ -133,7 +133,7 @@ impl Patrol {
     async fn write(&self, check: HealthCheck) -> Outcome {
         match self.client.txn(&[TxnOp::check(CheckVerb::Cas, check)]).await {
             Ok(results) => Outcome::Done(results.results.into_iter().find_map(|result| match result {
-                TxnResult::Check(check) => Some(check),
+                TxnResult::Check(check) => Some(Box::new(check)),
                 _ => None,
             })),
             Err(error) => self.refused(&error),

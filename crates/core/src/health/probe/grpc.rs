@@ -22,7 +22,7 @@ const FIELD: u8 = 1;
 pub(super) async fn look(roots: &Roots, addr: &str, service: &str, tls: bool, skip_verify: bool) -> Finding {
     let subject = subject(addr, service);
     match exchange(roots, addr, service, tls, skip_verify).await {
-        Ok(Serving::Serving) => {
+        Ok(Reported::Serving) => {
             Finding { status: Status::Passing, output: format!("{subject}: success"), http_status: None }
         }
         Ok(other) => Finding::critical(format!("{subject}: status {}", other.name())),
@@ -36,7 +36,7 @@ pub(super) fn subject(addr: &str, service: &str) -> String {
 
 /// `HealthCheckResponse.ServingStatus`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Serving {
+enum Reported {
     Unknown,
     Serving,
     NotServing,
@@ -44,7 +44,7 @@ enum Serving {
     Other(u64),
 }
 
-impl Serving {
+impl Reported {
     fn name(self) -> String {
         match self {
             Self::Unknown => "UNKNOWN".to_owned(),
@@ -62,7 +62,7 @@ async fn exchange(
     service: &str,
     tls: bool,
     skip_verify: bool,
-) -> Result<Serving, String> {
+) -> Result<Reported, String> {
     let scheme = if tls { "https" } else { "http" };
     let uri: Uri = format!("{scheme}://{addr}{PATH}").parse().map_err(|e| format!("not an address: {e}"))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -77,7 +77,7 @@ async fn exchange(
     answer(stream, uri, service).await
 }
 
-async fn answer<S>(stream: S, uri: Uri, service: &str) -> Result<Serving, String>
+async fn answer<S>(stream: S, uri: Uri, service: &str) -> Result<Reported, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -139,7 +139,7 @@ fn encode_request(service: &str) -> Bytes {
 }
 
 /// The status in a framed `HealthCheckResponse`; unknown fields are skipped, an absent one is 0.
-fn decode_response(frame: &[u8]) -> Option<Serving> {
+fn decode_response(frame: &[u8]) -> Option<Reported> {
     let (head, message) = frame.split_at_checked(5)?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
     if head[0] != 0 {
@@ -166,11 +166,11 @@ fn decode_response(frame: &[u8]) -> Option<Serving> {
         }
     }
     Some(match status {
-        0 => Serving::Unknown,
-        1 => Serving::Serving,
-        2 => Serving::NotServing,
-        3 => Serving::ServiceUnknown,
-        other => Serving::Other(other),
+        0 => Reported::Unknown,
+        1 => Reported::Serving,
+        2 => Reported::NotServing,
+        3 => Reported::ServiceUnknown,
+        other => Reported::Other(other),
     })
 }
 
@@ -211,11 +211,11 @@ mod tests {
 
     #[test]
     fn answers_are_read() {
-        assert_eq!(decode_response(&[0, 0, 0, 0, 2, 8, 1]), Some(Serving::Serving));
-        assert_eq!(decode_response(&[0, 0, 0, 0, 2, 8, 2]), Some(Serving::NotServing));
-        assert_eq!(decode_response(&[0, 0, 0, 0, 0]), Some(Serving::Unknown));
+        assert_eq!(decode_response(&[0, 0, 0, 0, 2, 8, 1]), Some(Reported::Serving));
+        assert_eq!(decode_response(&[0, 0, 0, 0, 2, 8, 2]), Some(Reported::NotServing));
+        assert_eq!(decode_response(&[0, 0, 0, 0, 0]), Some(Reported::Unknown));
         let with_an_unknown_field = [0, 0, 0, 0, 6, 0x12, 2, 9, 9, 8, 3];
-        assert_eq!(decode_response(&with_an_unknown_field), Some(Serving::ServiceUnknown));
+        assert_eq!(decode_response(&with_an_unknown_field), Some(Reported::ServiceUnknown));
         assert_eq!(decode_response(&[]), None);
         assert_eq!(decode_response(&[0, 0, 0, 0, 9, 8, 1]), None, "cut off");
         assert_eq!(decode_response(&[1, 0, 0, 0, 2, 8, 1]), None, "compressed without having been offered");

@@ -172,7 +172,7 @@ impl World {
                 let written = present.clone();
                 self.dirty = true;
                 self.events.push((self.now - self.start, Event::Wrote(id.to_owned(), to)));
-                Outcome::Done(Some(written))
+                Outcome::Done(Some(Box::new(written)))
             }
             _ => Outcome::Conflict,
         }
