@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
 
-use crate::lifecycle::{Shutdown, stop_on_signals};
+use crate::lifecycle::{Shutdown, Signals};
 use crate::service::{Service, ServiceSettings};
 use crate::settings::{Faults, Reader, Sources, Wanted};
 use crate::telemetry::Telemetry;
@@ -88,11 +88,20 @@ where
     E: Error + Send + Sync + 'static,
 {
     let shutdown = Shutdown::new(settings.shutdown);
-    let signals = tokio::spawn(stop_on_signals(shutdown.clone()));
-    let context = Context::new(service, settings, shutdown, tokio::runtime::Handle::current())
-        .await
-        .map_err(|error| RunError::Start(error.into()))?;
-    let app = start(context).await.map_err(|error| RunError::Start(error.into()))?;
+    let signals = Signals::install().map_err(|error| RunError::Start(error.into()))?;
+    let signals = tokio::spawn(signals.stop(shutdown.clone()));
+    let starting = async {
+        let handle = tokio::runtime::Handle::current();
+        let context = Context::new(service, settings, shutdown.clone(), handle)
+            .await
+            .map_err(|error| RunError::Start(error.into()))?;
+        start(context).await.map_err(|error| RunError::Start(error.into()))
+    };
+    // Starting may wait long for something that is away; who asks to stop meanwhile does not have to.
+    let app = tokio::select! {
+        app = starting => app?,
+        () = shutdown.draining() => return Ok(()),
+    };
     for listening in app.addresses() {
         print(&format!("{}: {listening}\n", service.name))?;
     }

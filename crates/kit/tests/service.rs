@@ -180,10 +180,10 @@ async fn counts_requests_with_bounded_labels() {
     let metrics = fetch(&format!("{base}/metrics")).await.unwrap();
     let text = String::from_utf8_lossy(metrics.body()).into_owned();
     for line in [
-        r#"http_server_requests_total{method="GET",route="/orders/{id}",status="200",service="test-service"} 2"#,
-        r#"http_server_requests_total{method="GET",route="unmatched",status="404",service="test-service"} 2"#,
-        r#"http_server_requests_total{method="OTHER",route="/orders/{id}",status="405",service="test-service"} 1"#,
-        r#"http_server_request_duration_seconds_count{method="GET",route="/orders/{id}",status="200",service="test-service"} 2"#,
+        r#"http_server_requests_total{method="GET",route="/orders/{id}",status="200",plinth_service="test-service"} 2"#,
+        r#"http_server_requests_total{method="GET",route="unmatched",status="404",plinth_service="test-service"} 2"#,
+        r#"http_server_requests_total{method="OTHER",route="/orders/{id}",status="405",plinth_service="test-service"} 1"#,
+        r#"http_server_request_duration_seconds_count{method="GET",route="/orders/{id}",status="200",plinth_service="test-service"} 2"#,
     ] {
         assert!(text.contains(line), "{line} is missing in:\n{text}");
     }

@@ -1,28 +1,51 @@
 //! SIGTERM and SIGINT.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Shutdown;
 
-/// Asks `shutdown` to stop on the first SIGTERM or SIGINT and aborts it on the second. Runs until then.
-///
-/// # Errors
-/// The signal handlers cannot be installed.
-pub async fn stop_on_signals(shutdown: Shutdown) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    for round in 0..2 {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        if round == 0 {
-            tracing::info!(signal = name, "stopping; a second signal stops at once");
-            shutdown.request();
-        } else {
-            tracing::warn!(signal = name, "stopping at once");
-            shutdown.abort();
+/// The handlers of SIGTERM and SIGINT, installed.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Installs the handlers: from now on neither signal ends the process by itself.
+    ///
+    /// # Errors
+    /// The handlers cannot be installed.
+    pub fn install() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Asks `shutdown` to stop on the first signal and aborts it on the second. Runs until then.
+    pub async fn stop(mut self, shutdown: Shutdown) {
+        let first = self.next().await;
+        tracing::info!(signal = first, "stopping; a second signal stops at once");
+        shutdown.request();
+        let second = self.next().await;
+        tracing::warn!(signal = second, "stopping at once");
+        shutdown.abort();
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// [`Signals::install`] and [`Signals::stop`] in one.
+///
+/// # Errors
+/// The handlers cannot be installed.
+pub async fn stop_on_signals(shutdown: Shutdown) -> std::io::Result<()> {
+    Signals::install()?.stop(shutdown).await;
     Ok(())
 }

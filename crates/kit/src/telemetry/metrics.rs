@@ -29,12 +29,12 @@ pub struct HttpMetrics {
 }
 
 impl Metrics {
-    /// The metrics of `service`; each carries the label `service`.
+    /// The metrics of `service`; each carries the label `plinth_service` (`service` is left to metrics about services).
     ///
     /// # Errors
     /// A name that Prometheus refuses.
     pub fn new(service: &str, version: &str) -> Result<Metrics, prometheus::Error> {
-        let labels = [("service".to_owned(), service.to_owned())].into_iter().collect();
+        let labels = [("plinth_service".to_owned(), service.to_owned())].into_iter().collect();
         let registry = Registry::new_custom(None, Some(labels))?;
         let names = &["method", "route", "status"];
         let http = HttpMetrics {
@@ -150,9 +150,9 @@ mod tests {
         one.http.requests.with_label_values(&["GET", "/x", "200"]).inc();
         let text = String::from_utf8(one.render().unwrap()).unwrap();
         assert!(text.contains(
-            r#"http_server_requests_total{method="GET",route="/x",status="200",service="registry-service"} 1"#
+            r#"http_server_requests_total{method="GET",route="/x",status="200",plinth_service="registry-service"} 1"#
         ), "{text}");
-        assert!(text.contains("process_resident_memory_bytes{service="), "{text}");
+        assert!(text.contains("process_resident_memory_bytes{plinth_service="), "{text}");
         assert!(text.contains("# TYPE process_cpu_seconds_total counter"), "{text}");
         assert!(!String::from_utf8(other.render().unwrap()).unwrap().contains("/x"));
     }
