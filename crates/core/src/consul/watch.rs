@@ -24,7 +24,8 @@ const RECOVERY_SPREAD: Duration = Duration::from_millis(50);
 ///
 /// Consul's rules: the first query does not block; an index that went backwards, an index of 0 and any error make the next
 /// query a plain one, so that a restarted server with lower indexes is noticed. After an error the stream pauses, 100 ms
-/// doubling up to 5 s with jitter, and less as soon as any other request of this client succeeds.
+/// doubling up to 5 s with jitter, and less as soon as any other request of this client succeeds. A watch that finds no place for
+/// a blocking query (see [`super::Settings::max_blocking`]) polls about once per request timeout until there is one.
 pub fn watch<T, F, Fut>(client: &Client, read: Read, query: F) -> BoxStream<'static, Result<Reply<T>, Error>>
 where
     T: Send + 'static,
@@ -82,7 +83,11 @@ impl State {
             wait: Some(self.wait.mul_f64(0.9 + 0.2 * fastrand::f64())),
             ..self.read.clone()
         };
-        let result = query(self.client.clone(), read).await;
+        let mut result = query(self.client.clone(), read).await;
+        if matches!(result, Err(Error::Saturated { .. })) {
+            // No place to block in: this round becomes a poll, which is late but no failure.
+            result = query(self.client.clone(), Read { index: 0, ..self.read.clone() }).await;
+        }
         match &result {
             Ok(reply) => self.cursor.answered(reply.index),
             Err(_) => self.cursor.failed(),

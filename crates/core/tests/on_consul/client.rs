@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::HeaderValue;
 use plinth_core::Error;
 use plinth_core::consul::wire::{
     AgentServiceRegistration, CatalogDeregistration, SessionBehavior, SessionRequest, TxnOp, TxnResult,
 };
-use plinth_core::consul::{Client, PutOptions, Read, Settings};
+use plinth_core::consul::{Client, PutOptions, Read, Settings, watch};
 use plinth_testbed::{eventually, holds};
 
 use crate::server::{Server, scenarios};
 
-scenarios!(keys, locks, transactions, blocking, agent_services, errors, headers, saturation);
+scenarios!(keys, locks, transactions, blocking, agent_services, errors, headers, saturation, crowded_watches);
 
 async fn keys(server: Server) {
     let kv = server.client().kv();
@@ -195,4 +196,50 @@ async fn saturation(server: Server) {
     // Plain requests pass all the same.
     client.kv().get("k", &Read::default()).await.unwrap();
     first.abort();
+}
+
+/// More watches than places: all of them see every change, none reports a failure.
+async fn crowded_watches(server: Server) {
+    let settings = Settings {
+        max_blocking: 1,
+        request_timeout: Duration::from_millis(300),
+        ..Settings::http(server.addr())
+    };
+    let client = Client::new(settings).unwrap();
+    let follow =
+        |key: &'static str| {
+            let mut replies = watch(&client, Read::default(), move |client, read| async move {
+                client.kv().get(key, &read).await
+            });
+            let (sender, latest) = tokio::sync::watch::channel(Ok(None));
+            tokio::spawn(async move {
+                while let Some(reply) = replies.next().await {
+                    let seen = reply
+                        .map(|reply| reply.value.map(|pair| pair.value))
+                        .map_err(|error| error.to_string());
+                    let failed = seen.is_err();
+                    drop(sender.send_replace(seen));
+                    if failed {
+                        return;
+                    }
+                }
+            });
+            latest
+        };
+    let mut all = [follow("one"), follow("two"), follow("three")];
+    for round in 0..3 {
+        let value = Bytes::from(format!("round {round}"));
+        for key in ["one", "two", "three"] {
+            server.client().kv().put(key, value.clone(), PutOptions::default()).await.unwrap();
+        }
+        for latest in &mut all {
+            let arrived = latest.wait_for(|seen| seen.is_err() || *seen == Ok(Some(value.clone())));
+            let seen = tokio::time::timeout(Duration::from_secs(10), arrived)
+                .await
+                .expect("in time")
+                .unwrap()
+                .clone();
+            assert_eq!(seen, Ok(Some(value.clone())));
+        }
+    }
 }

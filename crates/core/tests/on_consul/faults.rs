@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use plinth_core::Error;
 use plinth_core::consul::{PutOptions, Read, watch, watch_from};
 use plinth_core::discovery::{Discovery, DiscoverySettings};
-use plinth_core::registration::{Owner, Registrar, Registration, Status};
+use plinth_core::registration::{Owner, Registrar, Registration, SelfRegistration, SelfState, Status};
 use plinth_testbed::chaos::{Mode, Proxy};
 use plinth_testbed::consul::RealConsul;
 use plinth_testbed::{eventually, holds};
@@ -210,11 +210,7 @@ async fn consul_restarts() {
     let client = client(consul.addr);
     let registrar = Registrar::new(client.clone());
     let discovery = Discovery::start(client.clone(), DiscoverySettings::default(), &Handle::current());
-    let own = plinth_core::registration::SelfRegistration::start(
-        registrar.clone(),
-        web("web-1"),
-        Owner::process("w"),
-    );
+    let own = SelfRegistration::start(registrar.clone(), web("web-1"), Owner::process("w"));
     assert!(own.registered().await);
     let held = discovery.subscribe("web");
     eventually("it is discovered", SOON, || {
@@ -240,9 +236,48 @@ async fn consul_restarts() {
     assert!(back.elapsed() < Duration::from_secs(6), "took {:?}", back.elapsed());
     eventually("the self-registration is confirmed", SOON, || {
         let own = own.state();
+        async move { holds(matches!(own, SelfState::Registered { .. }), format!("{own:?}")) }
+    })
+    .await;
+}
+
+/// The in-memory agent is restarted empty on its port: who registered itself is back without anybody's help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agent_restarts_empty() {
+    let settings = plinth_agent::Settings { http_port: 0, ..plinth_agent::Settings::default() };
+    let agent = plinth_agent::Agent::start(settings.clone()).await.unwrap();
+    let addr = agent.address();
+    let registrar = Registrar::new(client(addr));
+    let own = SelfRegistration::start(registrar.clone(), web("web-1"), Owner::process("web"));
+    assert!(own.registered().await);
+    let discovery = Discovery::start(client(addr), DiscoverySettings::default(), &Handle::current());
+    let held = discovery.subscribe("web");
+    eventually("it is discovered", SOON, || {
+        let found = held.borrow().map_or(0, |snapshot| snapshot.instances.len());
+        async move { holds(found == 1, format!("{found}")) }
+    })
+    .await;
+    for n in 0..50 {
+        registrar.client().kv().put("k", Bytes::from(format!("{n}")), PutOptions::default()).await.unwrap();
+    }
+    agent.shutdown().await;
+    let again = plinth_agent::Settings { http_port: addr.port(), ..settings };
+    let agent =
+        eventually("the port is free again", SOON, || plinth_agent::Agent::start(again.clone())).await;
+    eventually("it has registered again", SOON, || async {
+        let found = registrar.get("web-1").await.map_err(|error| error.to_string())?;
+        holds(found.is_some(), "not yet")
+    })
+    .await;
+    let snapshot = eventually("the watch has followed", SOON, || {
+        let snapshot = held.borrow().unwrap();
         async move {
-            holds(matches!(own, plinth_core::registration::SelfState::Registered { .. }), format!("{own:?}"))
+            let state = format!("index {}, {} instances", snapshot.index, snapshot.instances.len());
+            if snapshot.index < 50 && snapshot.instances.len() == 1 { Ok(snapshot) } else { Err(state) }
         }
     })
     .await;
+    assert_eq!(snapshot.instances[0].status, Status::Passing);
+    own.deregister().await.unwrap();
+    agent.shutdown().await;
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use plinth_core::consul::Read;
-use plinth_core::consul::wire::CatalogDeregistration;
+use plinth_core::consul::wire::{CatalogDeregistration, HealthCheck, NodeVerb, TxnOp};
 use plinth_core::discovery::{Discovery, DiscoverySettings};
 use plinth_core::registration::{
     Owner, Registrar, Registration, SelfRegistration, SelfState, Status, node_name,
@@ -55,7 +55,7 @@ async fn comes_back_when_removed(server: Server) {
     assert_eq!(passing(&registrar).await, 0);
     let (document, index) = registrar.get("web-1").await.unwrap().unwrap();
     let spaced = serde_json::to_string_pretty(&document).unwrap();
-    let ops = [plinth_core::consul::wire::TxnOp::kv_cas("plinth/instances/web-1", spaced.into(), index)];
+    let ops = [TxnOp::kv_cas("plinth/instances/web-1", spaced.into(), index)];
     registrar.client().txn(&ops).await.unwrap();
     eventually("its node is back", SOON, || async {
         let found = passing(&registrar).await;
@@ -104,6 +104,11 @@ async fn a_killed_one_is_back_at_once(server: Server) {
     assert!(first.registered().await);
     // Dropped without a goodbye, as by SIGKILL.
     drop(first);
+    // Its aggregator has noticed meanwhile.
+    let checks = registrar.client().health().node(&node_name("web-1"), &Read::default()).await.unwrap().value;
+    let dead = HealthCheck { status: "critical".into(), ..checks[0].clone() };
+    registrar.client().txn(&[TxnOp::check(NodeVerb::Cas, dead)]).await.unwrap();
+    assert_eq!(passing(&registrar).await, 0);
     let started = Instant::now();
     let reborn = Registration { port: 7777, ..web("web-1") };
     let second = SelfRegistration::start(registrar.clone(), reborn, Owner::process("web"));
