@@ -25,6 +25,7 @@ fn document() -> utoipa::openapi::OpenApi {
 struct Settings {
     greeting: String,
     refuse: bool,
+    hang: bool,
 }
 
 impl Settings {
@@ -32,6 +33,7 @@ impl Settings {
         Settings {
             greeting: reader.get("greeting", "what to answer", "hello".to_owned()),
             refuse: reader.get("refuse", "fail at the start, to show exit code 64", false),
+            hang: reader.get("hang", "never finish starting, as when a database is away", false),
         }
     }
 }
@@ -44,6 +46,9 @@ async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let wrap = |error: BoxError| Error(error);
     if settings.refuse {
         return Err(wrap(Faults::one(SERVICE.name, "refuse", "is set; leave it out").into()));
+    }
+    if settings.hang {
+        std::future::pending::<()>().await;
     }
     let listener = context.bind().await.map_err(|error| wrap(error.into()))?;
     let greeting = settings.greeting;

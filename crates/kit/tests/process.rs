@@ -168,6 +168,17 @@ async fn a_second_signal_stops_at_once() {
     assert!(err.contains("stopping at once"), "{err}");
 }
 
+#[test]
+fn a_start_that_hangs_can_be_stopped() {
+    let mut child = command(&["--hang", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+    // The warning about missing keys is logged after the signal handlers are in place.
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("no key verifies tokens"), "{line}");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[tokio::test]
 async fn logs_in_the_elastic_common_schema() {
     let mut running =
