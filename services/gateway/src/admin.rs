@@ -33,6 +33,7 @@ struct Inner {
     configurator: Arc<Configurator>,
     metrics: Metrics,
     exposition: telemetry::Metrics,
+    kong: prometheus::Registry,
     readiness: Readiness,
     node: Uuid,
     started: Instant,
@@ -45,6 +46,7 @@ impl State {
     pub fn new(
         configurator: Arc<Configurator>,
         metrics: Metrics,
+        kong: prometheus::Registry,
         context: &plinth_kit::Context,
         config_limit: usize,
     ) -> Self {
@@ -52,6 +54,7 @@ impl State {
             configurator,
             metrics,
             exposition: context.metrics.clone(),
+            kong,
             readiness: context.readiness.clone(),
             node: Uuid::new_v4(),
             started: context.started,
@@ -188,17 +191,22 @@ async fn ready(Extract(state): Extract<State>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 
+/// `router` with `/metrics` that shows Kong's metrics beside the service's own.
+pub fn with_metrics(state: State, router: Router) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(state).fallback_service(router)
+}
+
 async fn metrics(Extract(state): Extract<State>) -> Response {
-    match state.0.exposition.render() {
-        Ok(text) => {
-            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
-        Err(error) => {
+    let kong = prometheus::TextEncoder::new().encode_to_string(&state.0.kong.gather());
+    let (own, kong) = match (state.0.exposition.render(), kong) {
+        (Ok(own), Ok(kong)) => (own, kong),
+        (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "metrics cannot be rendered");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
-    }
+    };
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], [own, kong.into_bytes()].concat()).into_response()
 }
 
 type Parameters = Query<HashMap<String, String>>;

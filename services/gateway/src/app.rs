@@ -41,8 +41,10 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let proxies = bind(&settings, certificates.as_ref())?;
     let metrics = Metrics::new(&context.metrics.registry, settings.workers)?;
     let discovery = Discovery::start(context.consul.clone(), DiscoverySettings::default(), &context.control);
-    let env = plugins::Env { registry: context.metrics.registry.clone(), control: context.control.clone() };
-    let compiler = Compiler::new(plugins::Runtime::new(env), discovery.clone(), settings.resolve);
+    // Kong's metrics have a label `service` of their own, the service's registry puts one on everything
+    let kong_registry = prometheus::Registry::new();
+    let env = plugins::Env { registry: kong_registry.clone(), control: context.control.clone() };
+    let compiler = Compiler::new(plugins::Runtime::new(env)?, discovery.clone(), settings.resolve);
     let shared = Arc::new(Shared::new(Arc::new(compiler.empty()?), settings.data_plane.clone()));
     let stats = (0..settings.workers).filter_map(|index| metrics.worker(index)).collect();
     let workers = Arc::new(Workers::start(shared, stats).map_err(Error::Worker)?);
@@ -50,7 +52,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let configured = context.readiness.condition("configuration");
     configurator.load(&settings.config, false).await?;
 
-    let state = admin::State::new(configurator.clone(), metrics, &context, settings.config_limit);
+    let state = admin::State::new(configurator.clone(), metrics, kong_registry, &context, settings.config_limit);
     let mut builder = AppBuilder::new(&context);
     builder = listen_control(builder, &settings, &context, &state).await?;
     for proxy in &proxies {
@@ -137,7 +139,7 @@ async fn listen_control(
         let guard = middleware::from_fn_with_state(context.auth.clone(), admin::authorize);
         let routes = Routes::new(admin::routes(state.clone()).layer(guard));
         let router = context.router(routes, admin::document())?.fallback(admin::not_found);
-        builder = builder.http(listener, router);
+        builder = builder.http(listener, admin::with_metrics(state.clone(), router));
     }
     if let Some(Listen { address, .. }) = settings.status {
         let listener = context.bind_at("status", address).await?;

@@ -1,0 +1,145 @@
+//! A gateway in this process, and small clients.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use plinth_kit::lifecycle::{Shutdown, ShutdownSettings};
+use plinth_kit::settings::{Reader, Sources};
+use plinth_kit::{App, Context, ServiceSettings};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub struct Gateway {
+    pub proxy: SocketAddr,
+    pub admin: SocketAddr,
+    pub status: SocketAddr,
+    pub file: PathBuf,
+    pub shutdown: Shutdown,
+    pub app: Option<App>,
+    _folder: TempDir,
+}
+
+impl Gateway {
+    pub async fn start(config: &str) -> Self {
+        Self::start_with(config, &[]).await
+    }
+
+    /// With further flags.
+    pub async fn start_with(config: &str, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kong.yml");
+        std::fs::write(&file, config).unwrap();
+        let mut args: Vec<String> = ["--config", file.to_str().unwrap(), "--proxy-listen", "127.0.0.1:0"]
+            .into_iter()
+            .chain(["--admin-listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0", "--workers", "2"])
+            .chain(["--register", "false", "--config-poll", "20ms", "--shutdown-drain-delay", "0ms"])
+            .map(str::to_owned)
+            .collect();
+        args.extend(flags.iter().map(|&flag| flag.to_owned()));
+        let sources = Sources::new("gateway", args, BTreeMap::new(), None).unwrap();
+        let mut reader = Reader::new(&sources);
+        let service = ServiceSettings::read(&mut reader, &gateway::SERVICE);
+        let settings = gateway::Settings::read(&mut reader);
+        reader.finish().unwrap();
+        let shutdown = Shutdown::new(ShutdownSettings {
+            drain_delay: service.shutdown.drain_delay,
+            timeout: service.shutdown.timeout,
+        });
+        let control = tokio::runtime::Handle::current();
+        let context = Context::new(&gateway::SERVICE, service, shutdown.clone(), control).await.unwrap();
+        let app = gateway::start(settings, context).await.unwrap();
+        let address = |name| app.addresses().iter().find(|listening| listening.name == name).unwrap().address;
+        Self {
+            proxy: address("proxy"),
+            admin: address("admin"),
+            status: address("status"),
+            file,
+            shutdown,
+            app: Some(app),
+            _folder: folder,
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Response<Bytes> {
+        self.send(Method::GET, path, &[], "").await
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Response<Bytes> {
+        plinth_testbed::http_client::send(method, &format!("http://{}{path}", self.proxy), headers, body)
+            .await
+            .unwrap()
+    }
+
+    pub async fn metric(&self, name: &str) -> f64 {
+        let url = format!("http://{}/metrics", self.status);
+        let text = plinth_testbed::http_client::get(&url).await.unwrap();
+        let text = String::from_utf8(text.into_body().to_vec()).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    pub async fn stop(mut self) {
+        self.shutdown.request();
+        self.app.take().unwrap().finished().await.unwrap();
+    }
+}
+
+/// One keep-alive connection.
+pub struct Client {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { sender, host: address.to_string() }
+    }
+
+    /// Status, headers, body; an error when the connection is gone or breaks.
+    pub async fn get(&mut self, path: &str) -> Result<(u16, HeaderMap, Bytes), hyper::Error> {
+        self.sender.ready().await?;
+        let request = Request::get(path).header("host", &self.host).body(Full::default()).unwrap();
+        let answer = self.sender.send_request(request).await?;
+        let (head, body) = answer.into_parts();
+        Ok((head.status.as_u16(), head.headers, body.collect().await?.to_bytes()))
+    }
+}
+
+/// Sends bytes as they are and reads until the other side closes or `limit` passed.
+pub async fn raw(address: SocketAddr, bytes: &[u8], limit: Duration) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(limit, stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A configuration with one service at `targets` (more than one: an upstream), reached at every path.
+pub fn config(targets: &[SocketAddr], more: &str) -> String {
+    let mut text = format!(
+        "_format_version: \"3.0\"\nservices:\n- name: s\n  host: up\n  connect_timeout: 500\n  read_timeout: 300\n  \
+         write_timeout: 300\n  retries: 3\n{more}\n  routes:\n  - name: r\n    paths: [/]\n    strip_path: false\n\
+         upstreams:\n- name: up\n  targets:\n"
+    );
+    for target in targets {
+        text.push_str(&format!("  - target: {target}\n"));
+    }
+    text
+}
