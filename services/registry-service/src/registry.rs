@@ -1,7 +1,7 @@
 //! The registry's operations, free of HTTP: writes through the registrar, reads from snapshots.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use plinth_core::discovery::{Discovery, DiscoveryError, ServiceSnapshot};
@@ -17,6 +17,9 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::tasks::directory::{self, Directory};
+
+/// How long a list waits for the watch to bring a state before it asks Consul for it.
+const CATCH_UP_BY_WATCH: Duration = Duration::from_millis(250);
 
 /// Everything a request needs.
 pub struct Registry {
@@ -47,7 +50,10 @@ impl Registry {
         let result = self.registrar.register(&accepted.registration, owner, accepted.initial.into()).await;
         self.metrics.registered(&result);
         let registered = result.map_err(Error::from_write)?;
-        self.settle(&accepted.registration.service_name, registered.index, registered.document_index).await;
+        // A new instance brings a new check; a replacement may leave the check, and with it its index, as they are.
+        let checks_index = if registered.created { registered.index } else { 0 };
+        let name = &accepted.registration.service_name;
+        self.settle(name, registered.index, registered.document_index, checks_index).await;
         Ok(registered)
     }
 
@@ -60,7 +66,7 @@ impl Registry {
         let removed = self.registrar.deregister(service_id, owner).await.map_err(held_is_forbidden)?;
         let index = removed.ok_or_else(|| Error::UnknownInstance { service_id: service_id.clone() })?;
         self.metrics.deregistered();
-        self.settle(&document.registration.service_name, index, index).await;
+        self.settle(&document.registration.service_name, index, index, 0).await;
         Ok(index)
     }
 
@@ -92,12 +98,16 @@ impl Registry {
     /// The directory at `min_index` or later.
     ///
     /// # Errors
-    /// Nothing known yet, or the index is not reached in time.
+    /// Nothing known yet, or Consul does not answer while the index is not reached.
     pub async fn directory(&self, min_index: u64) -> Result<Arc<Directory>, Error> {
-        let limit = self.settings.catch_up;
-        match self.directory.at_least(min_index, limit).await {
-            Some(directory) if directory.index >= min_index => Ok(directory),
-            Some(_) => Err(Error::NotReached { wanted: min_index }),
+        // The watch brings almost every state asked for by itself, and soon.
+        let limit = self.settings.catch_up.min(CATCH_UP_BY_WATCH);
+        match self.directory.at_least(min_index, 0, limit).await {
+            Some(directory) if directory.has(min_index, 0) => Ok(directory),
+            Some(directory) => match directory.read_now(self.registrar.client()).await {
+                Ok(directory) => Ok(Arc::new(directory)),
+                Err(_) => Err(Error::NotReached { wanted: min_index }),
+            },
             None => Err(Error::NotReady { what: "registrations".to_owned() }),
         }
     }
@@ -131,13 +141,13 @@ impl Registry {
     /// Read your writes: waits until this replica's directory and its snapshot of the service have reached `index`.
     /// The write is durable already, so a wait that runs out is counted and the answer goes out all the same; its
     /// `X-Plinth-Index` still lets the caller ask for that state.
-    async fn settle(&self, name: &str, index: u64, document_index: u64) {
+    async fn settle(&self, name: &str, index: u64, document_index: u64, checks_index: u64) {
         let limit = self.settings.settle;
         let (directory, snapshot) = tokio::join!(
-            self.directory.at_least(document_index, limit),
+            self.directory.at_least(document_index, checks_index, limit),
             self.discovery.service_at(name, index, limit)
         );
-        let listed = directory.is_some_and(|directory| directory.index >= document_index);
+        let listed = directory.is_some_and(|directory| directory.has(document_index, checks_index));
         // Gone from the catalog is what the deregistration of a last instance looks like.
         let found = matches!(snapshot, Ok(_) | Err(DiscoveryError::Unknown { .. }));
         if !(listed && found) {

@@ -29,6 +29,8 @@ pub struct Directory {
     pub statuses: Arc<HashMap<String, Status, foldhash::fast::RandomState>>,
     /// Consul's index of the documents.
     pub index: u64,
+    /// Consul's index of the checks.
+    pub checks_index: u64,
     /// When Consul last confirmed the documents.
     pub fetched: Instant,
 }
@@ -43,6 +45,27 @@ pub struct Entry {
 impl Directory {
     pub fn status(&self, service_id: &str) -> Status {
         self.statuses.get(service_id).copied().unwrap_or(Status::Passing)
+    }
+
+    /// True when it shows the documents and the checks as of these indexes or later.
+    pub fn has(&self, index: u64, checks_index: u64) -> bool {
+        self.index >= index && self.checks_index >= checks_index
+    }
+
+    /// The documents as they are at Consul now, with the statuses known already. For a reader who has seen an index that
+    /// the documents alone never reach, because its write changed no document.
+    ///
+    /// # Errors
+    /// Consul does not answer.
+    pub async fn read_now(&self, client: &Client) -> Result<Self, plinth_core::Error> {
+        let reply = client.kv().list(INSTANCE_PREFIX, &Read::default()).await?;
+        Ok(Self {
+            documents: Arc::new(take_documents(&reply, Some(&self.documents))),
+            statuses: Arc::clone(&self.statuses),
+            index: reply.index,
+            checks_index: self.checks_index,
+            fetched: Instant::now(),
+        })
     }
 }
 
@@ -62,11 +85,12 @@ impl Reader {
         let _ended = self.0.clone().wait_for(Option::is_some).await.is_err();
     }
 
-    /// The directory once it is at `index` or later, or the present one when `limit` is over first.
-    pub async fn at_least(&self, index: u64, limit: Duration) -> Option<Arc<Directory>> {
+    /// The directory once its documents are at `index` and its checks at `checks_index` or later, or the present one
+    /// when `limit` is over first.
+    pub async fn at_least(&self, index: u64, checks_index: u64, limit: Duration) -> Option<Arc<Directory>> {
         let mut changes = self.0.clone();
         let reached = changes
-            .wait_for(|directory| directory.as_ref().is_some_and(|directory| directory.index >= index));
+            .wait_for(|directory| directory.as_ref().is_some_and(|known| known.has(index, checks_index)));
         match tokio::time::timeout(limit, reached).await {
             Ok(Ok(directory)) => directory.clone(),
             Ok(Err(_)) | Err(_) => self.current(),
@@ -100,7 +124,7 @@ async fn refresh(client: Client, publish: &watch::Sender<Option<Arc<Directory>>>
     let ours = Read { node_meta: vec![(NODE_MARK.0.to_owned(), NODE_MARK.1.to_owned())], ..Read::default() };
     let mut checks =
         consul::watch(&client, ours, |client, read| async move { client.health().state("any", &read).await });
-    let mut statuses = Arc::default();
+    let (mut statuses, mut checks_index) = (Arc::default(), 0);
     let mut outage = Outage::default();
     loop {
         let taking_in = tokio::select! {
@@ -110,7 +134,8 @@ async fn refresh(client: Client, publish: &watch::Sender<Option<Arc<Directory>>>
                     let known = publish.borrow().as_ref().map(|directory| Arc::clone(&directory.documents));
                     let documents = Arc::new(take_documents(&reply, known.as_deref()));
                     let statuses = Arc::clone(&statuses);
-                    let directory = Directory { documents, statuses, index: reply.index, fetched: Instant::now() };
+                    let (index, fetched) = (reply.index, Instant::now());
+                    let directory = Directory { documents, statuses, index, checks_index, fetched };
                     publish.send_replace(Some(Arc::new(directory)));
                     begun.elapsed()
                 }
@@ -121,10 +146,12 @@ async fn refresh(client: Client, publish: &watch::Sender<Option<Arc<Directory>>>
                 Some(Ok(reply)) => {
                     let begun = Instant::now();
                     statuses = Arc::new(worst_by_instance(&reply.value));
+                    checks_index = reply.index;
                     publish.send_modify(|directory| if let Some(known) = directory {
                         *directory = Some(Arc::new(Directory {
                             documents: Arc::clone(&known.documents),
                             statuses: Arc::clone(&statuses),
+                            checks_index,
                             ..**known
                         }));
                     });

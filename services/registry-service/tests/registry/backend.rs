@@ -1,6 +1,7 @@
 //! The two kinds of Consul that every scenario runs on.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use plinth_agent::Agent;
 use plinth_core::consul::wire::{AgentServiceRegistration, NodeVerb, TxnOp};
@@ -32,7 +33,11 @@ impl Backend {
 
     pub async fn kill(&mut self) {
         match self {
-            Self::Agent { agent, .. } => drop(agent.take()),
+            Self::Agent { agent, .. } => {
+                if let Some(agent) = agent.take() {
+                    agent.shutdown().await;
+                }
+            }
             Self::Consul(consul) => consul.kill(),
         }
     }
@@ -42,8 +47,11 @@ impl Backend {
         match self {
             Self::Agent { agent, folder, .. } => {
                 let settings = plinth_agent::Settings {
-                    bind,
+                    bind: bind.ip(),
+                    http_port: bind.port(),
                     data: plinth_agent::Data::Dir(folder.path().to_owned()),
+                    // As near to a kill as a task of this process can come: nobody is waited for.
+                    shutdown_timeout: Duration::ZERO,
                     ..plinth_agent::Settings::default()
                 };
                 *agent = Some(Agent::start(settings).await.unwrap());

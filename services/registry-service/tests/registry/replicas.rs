@@ -44,7 +44,11 @@ pub async fn a_race_has_one_winner(platform: Platform) {
 }
 
 pub async fn a_replica_dies(platform: Platform) {
-    let (mut a, b) = (platform.replica("a").await, platform.replica("b").await);
+    let (mut a, mut b) = (platform.idle_replica("a"), platform.idle_replica("b"));
+    for replica in [&mut a, &mut b] {
+        replica.registers = true;
+        replica.start().await;
+    }
     let owner = platform.owner("team");
     let written = owner.register(&a, instance("user", "user-1")).await;
     a.kill();

@@ -66,6 +66,7 @@ impl Platform {
             folder: self.folder.path().to_owned(),
             consul: self.backend.addr(),
             process: None,
+            registers: false,
         }
     }
 }
@@ -77,6 +78,8 @@ pub struct Replica {
     folder: PathBuf,
     consul: std::net::SocketAddr,
     process: Option<Process>,
+    /// Whether it is in the catalog itself; off, so that lists hold what the test registers and nothing else.
+    pub registers: bool,
 }
 
 impl Replica {
@@ -106,6 +109,7 @@ impl Replica {
             .arg(format!("--consul-address=http://{}", self.consul))
             .arg(format!("--auth-key-file={}", self.folder.join("public.pem").display()))
             .arg("--shutdown-drain-delay=0s")
+            .arg(format!("--register={}", self.registers))
             .env_clear();
         self.process = Some(Process::spawn(self.name, command, &self.folder));
     }
