@@ -7,6 +7,7 @@ pub mod duration;
 pub mod wire;
 
 mod agent;
+mod call;
 mod catalog;
 mod client;
 mod connect;

@@ -9,6 +9,7 @@ mod layout;
 mod lease;
 mod model;
 mod own;
+mod plan;
 mod registrar;
 mod validate;
 

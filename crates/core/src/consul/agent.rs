@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Client;
-use super::client::Call;
+use super::call::Call;
 use super::wire::{
     AgentCheckDefinition, AgentSelf, AgentService, AgentServiceRegistration, CheckUpdate, HealthCheck,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::client::Call;
+use super::call::Call;
 use super::wire::{CatalogDeregistration, CatalogNode, CatalogRegistration, CatalogService, Node};
 use super::{Client, Read, Reply};
 use crate::Error;

@@ -1,6 +1,6 @@
 //! Service mesh certificates.
 
-use super::client::Call;
+use super::call::Call;
 use super::wire::{AuthorizeRequest, AuthorizeResponse, CaRoots, LeafCertificate};
 use super::{Client, Read, Reply};
 use crate::Error;

@@ -1,6 +1,6 @@
 //! Health of services, nodes and checks.
 
-use super::client::Call;
+use super::call::Call;
 use super::wire::{HealthCheck, ServiceEntry};
 use super::{Client, Read, Reply};
 use crate::Error;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Method;
 
-use super::client::Call;
+use super::call::Call;
 use super::wire::KvPair;
 use super::{Client, Read, Reply};
 use crate::Error;

@@ -46,7 +46,7 @@ impl Read {
         Self { index, wait: Some(wait), ..Self::default() }
     }
 
-    pub(super) fn add_to(&self, query: &mut super::client::Query) {
+    pub(super) fn add_to(&self, query: &mut super::call::Query) {
         match self.consistency {
             Consistency::Default => {}
             Consistency::Stale => query.flag("stale"),

@@ -1,6 +1,6 @@
 //! Sessions: what locks and TTL leases hang on.
 
-use super::client::Call;
+use super::call::Call;
 use super::wire::{Session, SessionCreated, SessionRequest};
 use super::{Client, Read, Reply};
 use crate::Error;

@@ -1,7 +1,7 @@
 //! State of the servers.
 
 use super::Client;
-use super::client::Call;
+use super::call::Call;
 use crate::Error;
 
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Transactions: up to 64 operations, all or nothing.
 
 use super::Client;
-use super::client::Call;
+use super::call::Call;
 use super::wire::{TxnAnswer, TxnOp, TxnResult};
 use crate::Error;
 

@@ -171,8 +171,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_hanging_check_fails_alone_and_in_time() {
         let components = Components::new(SECOND, Duration::ZERO);
-        components.add("a", true, || std::future::pending());
-        components.add("b", false, || std::future::pending());
+        components.add("a", true, std::future::pending);
+        components.add("b", false, std::future::pending);
         components.add("c", true, || async { Ok(Value::Null) });
         let started = tokio::time::Instant::now();
         let report = components.report().await;

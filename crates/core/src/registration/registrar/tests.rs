@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::super::plan::Plan;
 use super::super::{CheckSpec, Document, Owner, Registration, Status, layout};
-use super::{Plan, may_remove};
+use super::may_remove;
 use crate::Error;
 use crate::consul::wire::{HealthCheck, TxnOp};
 
