@@ -202,8 +202,9 @@ async fn is_in_the_catalog_while_it_runs() {
         let answer = fetch(&url).await.map_err(|error| error.to_string())?;
         serde_json::from_slice::<Vec<Value>>(answer.body()).map_err(|error| error.to_string())
     };
-    let begin = Instant::now();
     let address = consul.addr.to_string();
+    binary();
+    let begin = Instant::now();
     let mut running = Running::start(&["--consul-address", &address, "--shutdown-drain-delay", "0"]);
     let found = eventually("registered", LIMIT, || async {
         let mut entries = entries().await?;
