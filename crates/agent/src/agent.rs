@@ -9,6 +9,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use plinth_core::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -32,22 +33,6 @@ pub enum Data {
     Dir(PathBuf),
 }
 
-/// A token that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    pub fn new(text: impl Into<String>) -> Token {
-        Token(text.into())
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
-
 /// How to run an agent.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -61,7 +46,7 @@ pub struct Settings {
     /// The agent's own node in the catalog; `plinth`.
     pub node_name: String,
     /// When set, every request must carry it.
-    pub token: Option<Token>,
+    pub token: Option<Secret>,
     /// Largest request body in bytes apart from KV values (which have Consul's 512 KiB); 8 MiB.
     pub max_body: usize,
     /// Bytes of log after which a snapshot is taken; 64 MiB.
@@ -123,7 +108,7 @@ impl Agent {
         register_self(&engine, &identity).await?;
         let timers = Arc::new(Timers::default());
         timers.arm_all(&engine.state());
-        let token = settings.token.clone().map(|t| t.0);
+        let token = settings.token.clone();
         let node = identity.node.clone();
         let server =
             Arc::new(Server::new(engine.clone(), timers.clone(), identity, token, settings.max_body));
@@ -147,10 +132,10 @@ impl Agent {
         self.engine.0.release_watchers();
         // nobody listens any more when the accept loop ended by itself
         let _ = self.stop.send(true);
-        if let Some(accept) = self.accept.take() {
-            if let Err(error) = accept.await {
-                tracing::error!(%error, "the agent's accept loop ended badly");
-            }
+        if let Some(accept) = self.accept.take()
+            && let Err(error) = accept.await
+        {
+            tracing::error!(%error, "the agent's accept loop ended badly");
         }
         for task in &self.tasks {
             task.abort();

@@ -174,10 +174,10 @@ impl Writer {
             }
             self.commit(&frames, &mut topics, &mut done);
         }
-        if let Some(compactor) = self.disk.and_then(|d| d.compactor) {
-            if compactor.join().is_err() {
-                tracing::error!("the agent's snapshot thread ended badly");
-            }
+        if let Some(compactor) = self.disk.and_then(|d| d.compactor)
+            && compactor.join().is_err()
+        {
+            tracing::error!("the agent's snapshot thread ended badly");
         }
     }
 
@@ -281,5 +281,47 @@ impl Disk {
             Ok(thread) => self.compactor = Some(thread),
             Err(error) => tracing::warn!(%error, "cannot start the snapshot thread; the logs stay"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::state::command::SetMode;
+
+    fn put(writer: &mut Writer, key: &str) -> Result<Written, WriteError> {
+        let command = Command::KvSet { key: key.into(), value: "v".into(), flags: 0, mode: SetMode::Plain };
+        let (reply, mut answer) = oneshot::channel();
+        let (mut frames, mut topics, mut done) = (Vec::new(), Vec::new(), Vec::new());
+        writer.take(Request { command, reply }, &mut frames, &mut topics, &mut done);
+        writer.commit(&frames, &mut topics, &mut done);
+        answer.try_recv().unwrap()
+    }
+
+    #[test]
+    fn a_full_disk_makes_it_read_only_and_it_heals() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, head) = Folder::open(dir.path()).unwrap();
+        let published = Arc::new(ArcSwap::from_pointee(head.clone()));
+        let disk = Disk { folder, compact_after: u64::MAX, compactor: None, refused: false };
+        let mut writer =
+            Writer { head, published: published.clone(), watches: Arc::default(), disk: Some(disk) };
+        put(&mut writer, "before").unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let real = writer.disk.as_mut().unwrap().folder.swap_log(full);
+        for _ in 0..2 {
+            assert!(matches!(put(&mut writer, "during"), Err(WriteError::ReadOnly(_))));
+        }
+        assert!(published.load().kv_get("during").is_none() && published.load().kv_get("before").is_some());
+        writer.disk.as_mut().unwrap().folder.swap_log(real);
+        put(&mut writer, "after").unwrap();
+        assert!(published.load().kv_get("after").is_some());
+        drop(writer);
+        let (_folder, restored) = Folder::open(dir.path()).unwrap();
+        let keys: Vec<_> = restored.kv_under("").map(|e| e.key.clone()).collect();
+        assert_eq!(keys, ["after", "before"]);
+        assert_eq!(restored.index(), published.load().index());
     }
 }

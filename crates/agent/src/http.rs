@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use plinth_core::Secret;
 
 use crate::engine::Engine;
 use crate::engine::watch::Interest;
@@ -31,7 +32,6 @@ mod route;
 mod session;
 mod txn;
 
-pub(crate) use agent_check::LONGEST_OUTPUT;
 use cache::Cache;
 use filter::Filter;
 use query::{Query, ReadOptions};
@@ -57,7 +57,7 @@ pub(crate) struct Server {
     pub engine: Arc<Engine>,
     pub timers: Arc<Timers>,
     pub identity: Identity,
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// Largest request body in bytes where Consul has no limit of its own.
     pub max_body: usize,
     pub cache: Cache,
@@ -81,7 +81,7 @@ impl Server {
         engine: Arc<Engine>,
         timers: Arc<Timers>,
         identity: Identity,
-        token: Option<String>,
+        token: Option<Secret>,
         max_body: usize,
     ) -> Server {
         let (runners, _) = tokio::sync::watch::channel(0);
@@ -248,7 +248,7 @@ impl Server {
         let bearer =
             text("authorization").and_then(|v| v.strip_prefix("Bearer ").or(v.strip_prefix("bearer ")));
         let given = query.filled("token").or(text("x-consul-token")).or(bearer).unwrap_or_default();
-        if same_secret(given, token) {
+        if token.matches(given.as_bytes()) {
             Ok(())
         } else {
             Err(Reply::text(StatusCode::FORBIDDEN, "Permission denied"))
@@ -327,12 +327,6 @@ impl Server {
     }
 }
 
-/// Takes the same time wherever they differ.
-fn same_secret(given: &str, wanted: &str) -> bool {
-    let different = given.bytes().zip(wanted.bytes().cycle()).fold(0, |d, (a, b)| d | (a ^ b));
-    given.len() == wanted.len() && different == 0
-}
-
 fn value_fits(size: usize) -> Result<(), Reply> {
     if size <= kv::LARGEST_VALUE {
         return Ok(());
@@ -399,14 +393,6 @@ fn moved(parts: &http::request::Parts, path: &str) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_compare_whole() {
-        assert!(same_secret("abc", "abc"));
-        for wrong in ["", "ab", "abcabc", "abd", "abca"] {
-            assert!(!same_secret(wrong, "abc"), "{wrong}");
-        }
-    }
 
     #[test]
     fn paths_are_cleaned() {

@@ -11,11 +11,14 @@ mod agent;
 mod duration;
 mod engine;
 mod error;
+// the error side of a handler is the answer itself, made and consumed at once: boxing it would cost an allocation
+#[allow(clippy::result_large_err)]
 mod http;
 mod runners;
 pub mod state;
 pub mod storage;
 mod timers;
 
-pub use agent::{Agent, Data, Settings, Token};
+pub use agent::{Agent, Data, Settings};
 pub use error::{Error, WriteError};
+pub use plinth_core::Secret;

@@ -171,7 +171,7 @@ impl State {
     /// Applies one command. On a fault or a failed transaction the state is as before.
     pub fn apply(&mut self, command: &Command, now: u64) -> Applied {
         let mut change =
-            Change { index: self.index + 1, now, topics: Vec::new(), moved: false, quiet: false };
+            Change { index: self.index() + 1, now, topics: Vec::new(), moved: false, quiet: false };
         let before = self.clone();
         let outcome = self.dispatch(command, &mut change);
         let failed = matches!(outcome, Err(_) | Ok(Outcome::TxnFailed(_)));
@@ -206,9 +206,9 @@ impl State {
         }
     }
 
-    /// The last index taken.
+    /// The last index taken; 1 before the first change, since a query never reports 0.
     pub fn index(&self) -> u64 {
-        self.index
+        self.index.max(1)
     }
 
     /// The index of a table: that of its last change, at least 1.

@@ -121,6 +121,12 @@ impl Folder {
         Ok(SnapshotTicket { dir: self.dir.clone(), number })
     }
 
+    /// Puts another file in the log's place, to see what a refusing disk does.
+    #[cfg(test)]
+    pub(crate) fn swap_log(&mut self, log: File) -> File {
+        std::mem::replace(&mut self.log, log)
+    }
+
     fn remove_before(&self, number: u64) {
         remove_before(&self.dir, number);
     }

@@ -247,7 +247,7 @@ async fn http_and_tcp_checks_run() {
 #[tokio::test]
 async fn a_token_protects_everything() {
     let settings =
-        Settings { http_port: 0, token: Some(plinth_agent::Token::new("secret")), ..Settings::default() };
+        Settings { http_port: 0, token: Some(plinth_agent::Secret::new("secret")), ..Settings::default() };
     let agent = Agent::start(settings).await.unwrap();
     let url = format!("http://{}/v1/kv/?keys", agent.address());
     assert_eq!(http_client::get(&url).await.unwrap().status(), 403);

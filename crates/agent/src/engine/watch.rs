@@ -127,12 +127,11 @@ impl Watches {
             }
             Place::Prefix(prefix, notify) => {
                 let mut prefixes = self.prefixes.lock();
-                if Arc::strong_count(&notify) == 2 && prefixes.waiting.remove(&prefix).is_some() {
-                    if let Some(count) = prefixes.lengths.get_mut(&prefix.len()) {
-                        *count -= 1;
-                        if *count == 0 {
-                            prefixes.lengths.remove(&prefix.len());
-                        }
+                let last = Arc::strong_count(&notify) == 2 && prefixes.waiting.remove(&prefix).is_some();
+                if last && let Some(count) = prefixes.lengths.get_mut(&prefix.len()) {
+                    *count -= 1;
+                    if *count == 0 {
+                        prefixes.lengths.remove(&prefix.len());
                     }
                 }
             }

@@ -12,7 +12,7 @@ use crate::state::local::Runner;
 use crate::state::model::{Check, Status};
 
 /// Longest output kept, in bytes.
-pub(crate) const LONGEST_OUTPUT: usize = 4096;
+const LONGEST_OUTPUT: usize = 4096;
 
 impl Server {
     pub(super) fn agent_checks(&self, call: &Call<'_>) -> Handled {

@@ -30,10 +30,10 @@ impl Cache {
         index: u64,
         encode: impl FnOnce() -> Result<Bytes, serde_json::Error>,
     ) -> Option<Bytes> {
-        if let Some((at, body)) = self.kept.read().bodies.get(key) {
-            if *at == index {
-                return Some(body.clone());
-            }
+        if let Some((at, body)) = self.kept.read().bodies.get(key)
+            && *at == index
+        {
+            return Some(body.clone());
         }
         let body = encode().ok()?;
         self.encoded.fetch_add(1, Ordering::Relaxed);

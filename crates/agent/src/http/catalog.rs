@@ -197,10 +197,9 @@ impl Server {
             let why = if node.id.len() == 36 { "invalid UUID" } else { "uuid string is wrong length" };
             return Err(Reply::internal(&format!("Bad node ID: {why}")));
         }
-        if let Some(service) = &registration.service {
-            if service.service.is_empty() && !service.id.is_empty() {
-                return Err(Reply::internal("Must provide service name with ID"));
-            }
+        let nameless = |s: &Service| s.service.is_empty() && !s.id.is_empty();
+        if registration.service.as_ref().is_some_and(nameless) {
+            return Err(Reply::internal("Must provide service name with ID"));
         }
         self.engine.write(Command::Register(Box::new(registration))).await?;
         Ok(Reply::json(&true, call.pretty))

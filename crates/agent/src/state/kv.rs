@@ -56,7 +56,6 @@ impl State {
         mode: &SetMode,
         change: &mut Change,
     ) -> Result<bool, Fault> {
-        self.forget_tombstones(change);
         let existing = self.kv.get(key).cloned();
         let mut entry = KvEntry {
             key: key.to_owned(),
@@ -137,10 +136,10 @@ impl State {
         self.kv.insert(key.clone(), Arc::new(entry));
         self.tables[Table::Kv as usize] = change.index;
         change.touch(Topic::Key(key));
+        self.forget_tombstones(change);
     }
 
     pub(super) fn kv_delete(&mut self, key: &str, mode: &DeleteMode, change: &mut Change) -> bool {
-        self.forget_tombstones(change);
         match mode {
             DeleteMode::One => {
                 self.kv_remove(key, change);
@@ -177,8 +176,10 @@ impl State {
         self.tombstone_order.insert((change.index, key.clone()));
         self.tables[Table::Kv as usize] = change.index;
         change.touch(Topic::Key(key));
+        self.forget_tombstones(change);
     }
 
+    /// Only ever part of a change: what the log does not hold must not change the state.
     fn forget_tombstones(&mut self, change: &Change) {
         for _ in 0..TOMBSTONE_SWEEP {
             let Some((index, key)) = self.tombstone_order.get_min().cloned() else { return };

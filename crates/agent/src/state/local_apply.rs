@@ -30,12 +30,7 @@ impl State {
             }
             Command::AgentServiceRemove { node, id } => self.local_remove(node, id, change),
             Command::AgentCheck { check, .. } => self.local_put_check(check, change)?,
-            Command::AgentCheckRemove { node, id } => {
-                if self.local_checks.remove(id.as_str()).is_some() {
-                    change.quiet = true;
-                    self.remove_check(node, id, change);
-                }
-            }
+            Command::AgentCheckRemove { node, id } => self.local_remove_check(node, id, change),
             Command::AgentCheckStatus { node, id, status, output } => {
                 self.local_status(node, id, status, output, change)?;
             }
@@ -79,6 +74,13 @@ impl State {
 
     fn local_checks_of<'a>(&'a self, service_id: &'a str) -> impl Iterator<Item = &'a Arc<LocalCheck>> + 'a {
         self.local_checks.values().filter(move |c| c.check.service_id == service_id)
+    }
+
+    fn local_remove_check(&mut self, node: &str, id: &str, change: &mut Change) {
+        if self.local_checks.remove(id).is_some() {
+            change.quiet = true;
+            self.remove_check(node, id, change);
+        }
     }
 
     fn local_remove(&mut self, node: &str, id: &str, change: &mut Change) {

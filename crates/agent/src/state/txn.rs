@@ -14,7 +14,7 @@ pub enum TxnResult {
         with_value: bool,
     },
     Node(Arc<Node>),
-    Service(Service),
+    Service(Box<Service>),
     Check(Arc<Check>),
 }
 
@@ -174,7 +174,7 @@ impl State {
         }
         let found = self.instance(node, id).map(|i| i.service.clone());
         found
-            .map(|s| vec![TxnResult::Service(s)])
+            .map(|s| vec![TxnResult::Service(Box::new(s))])
             .ok_or_else(|| format!("service {id:?} on node {node:?} doesn't exist"))
     }
 
@@ -211,7 +211,7 @@ impl State {
     pub fn read_txn(&self, ops: &[TxnOp], now: u64) -> Outcome {
         let mut scratch = self.clone();
         let mut change =
-            Change { index: self.index + 1, now, topics: Vec::new(), moved: false, quiet: false };
+            Change { index: self.index() + 1, now, topics: Vec::new(), moved: false, quiet: false };
         scratch.txn(ops, &mut change)
     }
 }
