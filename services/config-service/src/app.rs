@@ -64,7 +64,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
 
     parts.observe(&context);
     let configuration = Arc::new(parts.configuration(nudge.clone()));
-    let api = routes::router(AppState { configuration, stop: parts.stop.clone() });
+    let api = routes::router(AppState { configuration });
     let router = context
         .router(Routes::default().waiting(api), routes::document())
         .map_err(|error| Error::Start(error.into()))?;
@@ -83,7 +83,7 @@ struct Parts {
     store: Arc<dyn Store>,
     live: Arc<Live>,
     suspects: Arc<Suspects>,
-    /// Ends event streams at the shutdown.
+    /// Ends long polls and event streams at the shutdown.
     stop: CancellationToken,
     database: Database,
     metrics: Arc<Metrics>,
@@ -100,6 +100,7 @@ impl Parts {
             nudge,
             self.metrics.clone(),
             self.settings.limits.clone(),
+            self.stop.clone(),
         )
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use plinth_kit::problem::FieldFault;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::domain::{Change, ItemId, Refusal, Revision, Snapshot};
@@ -41,6 +42,8 @@ pub struct Configuration {
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
     watchers: Arc<Semaphore>,
+    /// Ends long polls and event streams, so that they do not hold up the shutdown.
+    pub stop: CancellationToken,
 }
 
 /// What a write brought about.
@@ -61,9 +64,10 @@ impl Configuration {
         nudge: Arc<Notify>,
         metrics: Arc<Metrics>,
         limits: Limits,
+        stop: CancellationToken,
     ) -> Self {
         let watchers = Arc::new(Semaphore::new(limits.watchers));
-        Self { store, live, permission, nudge, metrics, limits, watchers }
+        Self { store, live, permission, nudge, metrics, limits, watchers, stop }
     }
 
     /// Writes one change: durable when this returns, and shown by this replica's reads unless `shown` is none.
@@ -155,7 +159,10 @@ impl Configuration {
             (Some(index), None) => self.live.at_least(index, self.limits.index_wait).await,
             (Some(index), Some(wait)) => {
                 let _watcher = self.watcher()?;
-                self.live.changed_after(index, wait, changed).await
+                tokio::select! {
+                    found = self.live.changed_after(index, wait, changed) => found,
+                    () = self.stop.cancelled() => self.live.current().ok_or(Error::NotReady),
+                }
             }
         }
     }

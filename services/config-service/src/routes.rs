@@ -12,7 +12,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::get;
 use plinth_kit::problem::Problem;
-use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 
 use crate::configuration::Configuration;
@@ -21,8 +20,6 @@ use crate::configuration::Configuration;
 #[derive(Clone)]
 pub struct AppState {
     pub configuration: Arc<Configuration>,
-    /// Ends event streams, so that they do not hold up the shutdown.
-    pub stop: CancellationToken,
 }
 
 pub fn router(state: AppState) -> Router {

@@ -61,7 +61,7 @@ pub async fn watch(
         prefix: query.prefix,
         snapshots: state.configuration.live.subscribe(),
         sent: None,
-        stop: state.stop.clone(),
+        stop: state.configuration.stop.clone(),
         _place: place,
     };
     let stream = futures_util::stream::unfold(states, |mut states| async move {
