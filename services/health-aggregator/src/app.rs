@@ -1,6 +1,5 @@
 //! Wiring.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -29,7 +28,7 @@ pub const SERVICE: Service =
 pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let listener = context.bind().await.map_err(|error| Error::Start(error.into()))?;
     let metrics = Metrics::new(&context.metrics.registry)?;
-    let me = own_id(&context, listener.address())?;
+    let me = context.service_id(listener.address()).map_err(|error| Error::Start(error.into()))?;
     let (catalog_sender, catalog) = watch::channel(None);
     let (member_sender, members) = watch::channel(Members::default());
     let prober = Prober::new();
@@ -73,15 +72,6 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         .start()
         .await
         .map_err(|error| Error::Start(error.into()))
-}
-
-/// The id under which kit registers this process; the other replicas know it by that.
-fn own_id(context: &Context, address: SocketAddr) -> Result<String, Error> {
-    if let Some(id) = &context.settings.registration.id {
-        return Ok(id.clone());
-    }
-    let (host, port) = context.advertise.endpoint(address).map_err(|error| Error::Start(error.into()))?;
-    Ok(format!("{}-{}-{port}", context.service, host.replace([':', '%'], "-")))
 }
 
 fn add_checks(context: &Context, state: &AppState, contact: &Contact) {

@@ -202,6 +202,15 @@ impl Replica {
         (answer.status(), String::from_utf8_lossy(answer.body()).into_owned())
     }
 
+    /// The value of the metric with this label.
+    pub async fn metric(&self, name: &str, label: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') && rest.contains(label))
+        })?;
+        line.rsplit_once(' ')?.1.parse().ok()
+    }
+
     /// What it probes, with the time of the last probe.
     pub async fn probed(&self) -> BTreeMap<String, Timestamp> {
         let (status, body) = self.get("/api/v1/health/instances").await;
