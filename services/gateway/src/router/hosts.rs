@@ -114,10 +114,13 @@ fn lower(host: &str) -> Cow<'_, str> {
     }
 }
 
+/// What will stand in one tree, each entry under its key.
+type Keyed = Vec<(Box<[u8]>, Entry)>;
+
 /// Keys and entries by host rule, before trees are made of them.
 #[derive(Default)]
 pub(super) struct HostsBuilder {
-    rules: HashMap<HostRule, Vec<(Box<[u8]>, Entry)>>,
+    rules: HashMap<HostRule, Keyed>,
 }
 
 impl HostsBuilder {
