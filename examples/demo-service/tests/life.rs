@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use plinth_core::consul::{Client, Settings};
+use plinth_core::consul::wire::{NodeVerb, TxnOp};
+use plinth_core::consul::{Client, Read, Settings};
 use plinth_core::discovery::{Discovery, DiscoverySettings, ServiceSnapshot};
+use plinth_core::registration;
 use plinth_testbed::consul::RealConsul;
 use plinth_testbed::process::Process;
 use plinth_testbed::{PortLease, eventually, http_client};
@@ -31,7 +33,7 @@ async fn a_whole_life(consul: SocketAddr) {
     let folder = tempfile::tempdir().unwrap();
     let client = Client::new(Settings::http(consul)).unwrap();
     let settings = DiscoverySettings::default();
-    let discovery = Discovery::start(client, settings, &tokio::runtime::Handle::current());
+    let discovery = Discovery::start(client.clone(), settings, &tokio::runtime::Handle::current());
     let watching = discovery.subscribe("user-service");
     let port = PortLease::take();
     let start = || {
@@ -63,8 +65,10 @@ async fn a_whole_life(consul: SocketAddr) {
     assert_eq!((&answer["instance"], &answer["path"]), (&"user-1".into(), &"/api/v1/users".into()));
     assert!(demo.output().contains("demo-service: http listening on http://127.0.0.1:"), "{}", demo.output());
 
-    // Killed without warning, it is back under its id at once: nothing of the former life is in the way.
+    // Killed without warning and found dead, it is back under its id at once: nothing of the former life is in the way.
     demo.kill();
+    found_dead(&client, "user-1").await;
+    found("it is seen as critical", |snapshot| snapshot.passing().count() == 0).await;
     let begun = Instant::now();
     let mut demo = start();
     let url = format!("http://127.0.0.1:{}/health", port.port());
@@ -74,6 +78,15 @@ async fn a_whole_life(consul: SocketAddr) {
 
     assert!(demo.terminate(DEADLINE).success(), "{}", demo.output());
     found("told to stop it is gone", |snapshot| snapshot.instances.is_empty()).await;
+}
+
+/// What a health-aggregator writes when its probe fails.
+async fn found_dead(client: &Client, service_id: &str) {
+    let node = registration::node_name(service_id);
+    let checks = client.health().node(&node, &Read::default()).await.unwrap().value;
+    let mut check = checks.into_iter().find(|check| check.service_id == service_id).unwrap();
+    check.status = "critical".to_owned();
+    client.txn(&[TxnOp::check(NodeVerb::Cas, check)]).await.unwrap();
 }
 
 #[test]
