@@ -149,6 +149,7 @@ impl Drop for Agent {
         for task in self.tasks.iter().chain(&self.accept) {
             task.abort();
         }
+        self.engine.0.close();
     }
 }
 

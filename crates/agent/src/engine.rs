@@ -118,10 +118,15 @@ impl Engine {
         self.watches.close();
     }
 
-    /// Takes no more commands, finishes what was accepted, waits for the writer.
-    pub async fn stop(&self) {
+    /// Takes no more commands. The writer finishes what was accepted, ends and gives the folder free.
+    pub fn close(&self) {
         self.release_watchers();
         self.queue.lock().take();
+    }
+
+    /// Closes and waits for the writer.
+    pub async fn stop(&self) {
+        self.close();
         let thread = self.writer.lock().take();
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
