@@ -74,7 +74,10 @@ async fn main() {
     for _ in 0..rounds {
         subjects.iter_mut().for_each(|subject| measure(subject, seconds));
     }
-    subjects.iter_mut().for_each(|subject| drop(subject.slices.remove(0)));
+    for subject in &mut subjects {
+        // The warm-up.
+        subject.slices.remove(0);
+    }
     report(&subjects, rounds, seconds);
 }
 

@@ -31,3 +31,6 @@ pub use settings::Settings;
 pub const NAME: &str = "registry-service";
 /// Where it listens by default.
 pub const PORT: u16 = 8510;
+/// What `main` and `plinth up` run.
+pub const SERVICE: plinth_kit::Service =
+    plinth_kit::Service::new(NAME, env!("CARGO_PKG_VERSION")).port(PORT).document(openapi::document);
