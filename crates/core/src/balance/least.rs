@@ -83,6 +83,9 @@ impl PeakEwmaChoice {
 
 impl Strategy for PeakEwmaChoice {
     fn pick(&self, candidates: &Candidates<'_>, context: &mut PickContext<'_>) -> Option<usize> {
+        if let [only] = candidates.set.weighted() {
+            return Some(*only as usize).filter(|place| candidates.usable(*place));
+        }
         let mut first = None;
         for _ in 0..DRAWS {
             let place = self.0.draw(context.rng)?;

@@ -1,7 +1,7 @@
 //! Consistent hashing on a ring of points.
 
 use super::candidates::{Candidates, DRAWS};
-use super::hash::{mix, stable_hash};
+use super::hash::{mix, scale, stable_hash};
 use super::{PickContext, Set, Strategy};
 
 /// Points of an endpoint whose weight is the unit.
@@ -40,9 +40,28 @@ impl ConsistentHash {
         Self { points: points.into() }
     }
 
+    /// Index of the first point at or after `hash`. Hashes are spread evenly, so the search begins where the point should be and
+    /// doubles its steps from there: on a large ring that touches a few cache lines where halving the whole touches twenty.
+    fn first_at(&self, hash: u64) -> usize {
+        let count = self.points.len();
+        let guess = scale(hash, count as u64) as usize;
+        let before = |index: usize| self.points[index] & !PLACE_MASK < hash;
+        let (mut low, mut high, mut step) = (guess, guess, 64);
+        while low > 0 && !before(low - 1) {
+            low = low.saturating_sub(step);
+            step *= 2;
+        }
+        step = 64;
+        while high < count && before(high) {
+            high = (high + step).min(count);
+            step *= 2;
+        }
+        low + self.points[low..high].partition_point(|point| (point & !PLACE_MASK) < hash)
+    }
+
     /// The place that `hash` belongs to among the candidates.
     pub(super) fn locate(&self, candidates: &Candidates<'_>, hash: u64) -> Option<usize> {
-        let start = self.points.partition_point(|point| (point & !PLACE_MASK) < (hash & !PLACE_MASK));
+        let start = self.first_at(hash & !PLACE_MASK);
         let (before, from) = self.points.split_at(start);
         let mut last = None;
         for point in from.iter().chain(before).take(WALK) {
@@ -71,4 +90,34 @@ impl Strategy for ConsistentHash {
 fn unit(set: &Set) -> u64 {
     let mean = set.total_weight() / (set.weighted().len() as u64).max(1);
     1 << mean.max(1).ilog2()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_search_finds_what_halving_finds(mut points in proptest::collection::vec(any::<u64>(), 0..2000), hash in any::<u64>()) {
+            points.sort_unstable();
+            let ring = ConsistentHash { points: points.into() };
+            let hash = hash & !PLACE_MASK;
+            let expected = ring.points.partition_point(|point| (point & !PLACE_MASK) < hash);
+            prop_assert_eq!(ring.first_at(hash), expected);
+        }
+
+        /// Points in one corner: the worst guess.
+        #[test]
+        fn clustered_points_are_searched_too(points in proptest::collection::vec(0_u64..1 << 30, 1..500), hash in 0_u64..1 << 31) {
+            let mut points = points;
+            points.sort_unstable();
+            let ring = ConsistentHash { points: points.into() };
+            for hash in [hash & !PLACE_MASK, !PLACE_MASK, 0] {
+                let expected = ring.points.partition_point(|point| (point & !PLACE_MASK) < hash);
+                prop_assert_eq!(ring.first_at(hash), expected);
+            }
+        }
+    }
 }
