@@ -47,6 +47,7 @@ impl State {
         configurator: Arc<Configurator>,
         metrics: Metrics,
         kong: prometheus::Registry,
+        node: Uuid,
         context: &plinth_kit::Context,
         config_limit: usize,
     ) -> Self {
@@ -56,7 +57,7 @@ impl State {
             exposition: context.metrics.clone(),
             kong,
             readiness: context.readiness.clone(),
-            node: Uuid::new_v4(),
+            node,
             started: context.started,
             config_limit,
         }))

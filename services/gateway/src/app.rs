@@ -15,6 +15,7 @@ use crate::admin;
 use crate::certificates::Certificates;
 use crate::compile::Compiler;
 use crate::error::Error;
+use crate::kong_metrics::KongMetrics;
 use crate::listen::{self, Bound, Listen};
 use crate::metrics::Metrics;
 use crate::plugins;
@@ -48,11 +49,21 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let shared = Arc::new(Shared::new(Arc::new(compiler.empty()?), settings.data_plane.clone()));
     let stats = (0..settings.workers).filter_map(|index| metrics.worker(index)).collect();
     let workers = Arc::new(Workers::start(shared, stats).map_err(Error::Worker)?);
-    let configurator = Arc::new(Configurator::new(compiler, workers.clone(), certificates, metrics.clone()));
+    let node = uuid::Uuid::new_v4();
+    let kong = KongMetrics::new(&kong_registry, node)?;
+    let configurator =
+        Arc::new(Configurator::new(compiler, workers.clone(), certificates, metrics.clone(), kong));
     let configured = context.readiness.condition("configuration");
     configurator.load(&settings.config, false).await?;
 
-    let state = admin::State::new(configurator.clone(), metrics, kong_registry, &context, settings.config_limit);
+    let state = admin::State::new(
+        configurator.clone(),
+        metrics,
+        kong_registry,
+        node,
+        &context,
+        settings.config_limit,
+    );
     let mut builder = AppBuilder::new(&context);
     builder = listen_control(builder, &settings, &context, &state).await?;
     for proxy in &proxies {
@@ -63,10 +74,14 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         None => builder,
     };
     let (source, poll) = (settings.config, settings.config_poll);
-    let (following, tending, first) = (configurator.clone(), configurator.clone(), configurator);
+    let (following, tending, first) = (configurator.clone(), configurator.clone(), configurator.clone());
     let shutdown = context.shutdown.clone();
     let builder = builder
-        .task("proxy", |_| serve(proxies, workers, shutdown))
+        .task("proxy", |_| async move {
+            serve(proxies, workers, shutdown).await;
+            // the workers are done: nothing logs any more
+            tokio::task::spawn_blocking(move || configurator.flush()).await
+        })
         .task("configuration", |stop| follow(following, source, poll, stop))
         .task("endpoints", |stop| async move {
             tending.tend(stop).await;
@@ -173,7 +188,7 @@ fn registration(context: &Context, proxies: &[Proxy]) -> Option<Registration> {
 }
 
 /// Accepts until the service stops, then lets workers finish, at the limit ends them.
-async fn serve(proxies: Vec<Proxy>, workers: Arc<Workers>, shutdown: Shutdown) -> Result<(), Error> {
+async fn serve(proxies: Vec<Proxy>, workers: Arc<Workers>, shutdown: Shutdown) {
     let closing = CancellationToken::new();
     let mut accepting = tokio::task::JoinSet::new();
     for Proxy { bound, sockets } in proxies {
@@ -205,5 +220,4 @@ async fn serve(proxies: Vec<Proxy>, workers: Arc<Workers>, shutdown: Shutdown) -
             workers.stop();
         }
     }
-    Ok(())
 }

@@ -100,6 +100,11 @@ impl Compiler {
         }))
     }
 
+    /// Writes out what plugins still hold back (log lines). Blocks.
+    pub fn flush(&self) {
+        self.plugins.flush();
+    }
+
     /// Starts what is new or changed, together; stops what is gone.
     async fn start_upstreams(&mut self, config: &Config) {
         let mut wanted: BTreeMap<String, Definition> = BTreeMap::new();

@@ -13,6 +13,7 @@ pub mod compile;
 pub mod context;
 pub mod error;
 pub mod identity;
+pub mod kong_metrics;
 pub mod listen;
 pub mod metrics;
 pub mod plugins;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::certificates::Certificates;
 use crate::compile::Compiler;
 use crate::error::Error;
+use crate::kong_metrics::KongMetrics;
 use crate::metrics::Metrics;
 use crate::settings::ConfigSource;
 use crate::snapshot::Snapshot;
@@ -45,7 +46,10 @@ pub struct Configurator {
     workers: Arc<Workers>,
     certificates: Option<Arc<Certificates>>,
     metrics: Metrics,
+    kong: KongMetrics,
     status: Mutex<Status>,
+    /// What the file looked like just before it was last read.
+    seen: Mutex<Option<Stamp>>,
     applied: tokio::sync::watch::Sender<u64>,
 }
 
@@ -57,13 +61,16 @@ impl Configurator {
         workers: Arc<Workers>,
         certificates: Option<Arc<Certificates>>,
         metrics: Metrics,
+        kong: KongMetrics,
     ) -> Self {
         Self {
             compiler: tokio::sync::Mutex::new(compiler),
             workers,
             certificates,
             metrics,
+            kong,
             status: Mutex::default(),
+            seen: Mutex::default(),
             applied: tokio::sync::watch::Sender::new(0),
         }
     }
@@ -167,6 +174,9 @@ impl Configurator {
             }
             ConfigSource::File(path) => {
                 let origin = path.display().to_string();
+                // before reading, so that a change in between is noticed
+                let stamp = stamp(source).await;
+                *self.seen.lock() = stamp;
                 match tokio::fs::read_to_string(path).await {
                     Ok(text) => self.offer(&text, Format::of(&origin), &origin, unless_same).await.map(drop),
                     Err(source) => {
@@ -193,7 +203,6 @@ impl Configurator {
     ) -> Result<(), Error> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut hangup = signal(SignalKind::hangup()).map_err(Error::Signal)?;
-        let mut seen = stamp(&source).await;
         let mut look = tokio::time::interval(poll.max(Duration::from_millis(10)));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -203,14 +212,18 @@ impl Configurator {
                 _ = hangup.recv() => true,
             };
             let now = stamp(&source).await;
-            if forced || now != seen {
-                seen = now;
+            if forced || now != *self.seen.lock() {
                 // whoever writes the file may be half way: what is refused now is looked at again on the next change
                 if let Err(error) = self.load(&source, true).await {
                     tracing::debug!(error = plinth_kit::problem::chain(&error), "not reloaded");
                 }
             }
         }
+    }
+
+    /// Writes out what plugins still hold back. Blocks: not for worker or runtime threads.
+    pub fn flush(&self) {
+        self.compiler.blocking_lock().flush();
     }
 
     /// Reports endpoints by state and lets ejected ones back, for ever.
@@ -238,12 +251,15 @@ impl Configurator {
                 report("unhealthy", all - healthy);
                 report("ejected", i64::try_from(upstream.ejected()).unwrap_or(i64::MAX));
             }
+            self.kong.update(&self.current());
         }
     }
 }
 
 /// Modification time, size and inode: what changes whenever a file is written or replaced.
-async fn stamp(source: &ConfigSource) -> Option<(SystemTime, u64, u64)> {
+type Stamp = (SystemTime, u64, u64);
+
+async fn stamp(source: &ConfigSource) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let ConfigSource::File(path) = source else { return None };
     let metadata = tokio::fs::metadata(Path::new(path)).await.ok()?;

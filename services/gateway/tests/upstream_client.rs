@@ -46,8 +46,12 @@ async fn send_with(
     method: Method,
     body: &mut RequestBody,
 ) -> Result<Reply, Failure> {
-    let endpoint =
-        Endpoint { address: upstream.addr, tls: None, connect_timeout: Duration::from_secs(1), limits: limits() };
+    let endpoint = Endpoint {
+        address: upstream.addr,
+        tls: None,
+        connect_timeout: Duration::from_secs(1),
+        limits: limits(),
+    };
     let coding = body.coding();
     let name = method.clone();
     let write_head = move |out: &mut Vec<u8>| {
@@ -61,7 +65,13 @@ async fn send_with(
         }
         out.extend_from_slice(b"\r\n");
     };
-    client::send(pools, &endpoint, &Outgoing { method: &method, upgrade: false, write_head: &write_head }, body).await
+    client::send(
+        pools,
+        &endpoint,
+        &Outgoing { method: &method, upgrade: false, write_head: &write_head },
+        body,
+    )
+    .await
 }
 
 async fn get(pools: &Rc<Pools>, upstream: &RawUpstream) -> Result<Reply, Failure> {
