@@ -66,7 +66,11 @@ impl Runtime {
         let mut faults = Vec::new();
         let directory = auth::Directory::new(config, &mut faults);
         let mut built = Vec::new();
-        for plugin in config.plugins.iter().filter(|plugin| plugin.enabled) {
+        // `protocols` only tells HTTP from streams: [https] does not stop a plugin on a plain request.
+        let runs = |plugin: &&Plugin| {
+            plugin.enabled && plugin.protocols.iter().any(|protocol| !protocol.is_stream())
+        };
+        for plugin in config.plugins.iter().filter(runs) {
             match self.instance(plugin, &directory) {
                 Ok(instance) => built.push(Built { plugin, instance }),
                 Err(why) => faults.push(format!("plugin '{}' ({}): {why}", plugin.name, plugin.id)),

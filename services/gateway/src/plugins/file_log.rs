@@ -79,7 +79,7 @@ impl FileLog {
 
     pub fn log(&self, ctx: &RequestContext) {
         if !self.writer.has_room() {
-            return self.writer.lost("queue_full");
+            return self.writer.lost();
         }
         match entry::line(ctx, self.route.as_deref(), self.service.as_deref()) {
             Ok(line) => self.writer.write(line),

@@ -19,6 +19,8 @@ pub(super) struct Gateway {
     pub registry: prometheus::Registry,
     pub runtime: Runtime,
     pub compiled: Compiled,
+    // The shape RequestContext has it in.
+    #[allow(clippy::redundant_allocation)]
     snapshot: Rc<Arc<Snapshot>>,
 }
 
