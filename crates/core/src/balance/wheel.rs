@@ -72,7 +72,8 @@ impl Strategy for RoundRobin {
     }
 }
 
-/// The k-th of an endpoint's w places lies at (k + 1/2) / w of the turn.
+/// An endpoint with share w of a turn of W gets its k-th place between k W / w and (k + 1) W / w: earliest deadline first keeps
+/// all of these at once. Midpoints of those spans would be simpler, but light endpoints then crowd in the middle.
 fn wheel(set: &Set) -> Box<[u32]> {
     let divisor = set.weighted().iter().fold(0, |d, place| gcd(d, weight_of(set, *place)));
     if divisor == 0 {
@@ -91,14 +92,25 @@ fn wheel(set: &Set) -> Box<[u32]> {
     if shares.iter().all(|(_, share)| *share == 1) {
         return shares.into_iter().map(|(place, _)| place).collect();
     }
-    let mut wheel = Vec::with_capacity(shares.iter().map(|(_, share)| *share as usize).sum());
-    let mut due: BinaryHeap<Reverse<Due>> =
-        shares.into_iter().map(|(place, share)| Reverse(Due { place, share, turn: 0 })).collect();
-    while let Some(Reverse(mut next)) = due.pop() {
-        wheel.push(next.place);
-        next.turn += 1;
-        if next.turn < next.share {
-            due.push(Reverse(next));
+    let length: u64 = shares.iter().map(|(_, share)| *share).sum();
+    let mut wheel = Vec::with_capacity(length as usize);
+    // By the slot from which on they may come, and by the slot before which they must.
+    let mut waiting: BinaryHeap<Reverse<(u64, Due)>> =
+        shares.into_iter().map(|(place, share)| Reverse((0, Due::new(place, share, 0, length)))).collect();
+    let mut ready: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
+    for slot in 0..length {
+        while let Some(Reverse((from, _))) = waiting.peek()
+            && *from <= slot
+            && let Some(Reverse((_, due))) = waiting.pop()
+        {
+            ready.push(Reverse(due));
+        }
+        // Up to any slot at least one more place has been released than slots have passed, so there is always one.
+        let Some(Reverse(due)) = ready.pop() else { continue };
+        wheel.push(due.place);
+        if due.turn + 1 < due.share {
+            let next = Due::new(due.place, due.share, due.turn + 1, length);
+            waiting.push(Reverse((next.turn * length / next.share, next)));
         }
     }
     wheel.into()
@@ -112,24 +124,17 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The next place of an endpoint on the wheel, ordered by (2 turn + 1) / share.
-#[derive(Debug, PartialEq, Eq)]
+/// The next place of an endpoint on the wheel. Ordered by deadline, then by place.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Due {
+    before: u64,
     place: u32,
     share: u64,
     turn: u64,
 }
 
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let here = u128::from(2 * self.turn + 1) * u128::from(other.share);
-        let there = u128::from(2 * other.turn + 1) * u128::from(self.share);
-        here.cmp(&there).then(self.place.cmp(&other.place))
-    }
-}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+impl Due {
+    fn new(place: u32, share: u64, turn: u64, length: u64) -> Self {
+        Self { before: ((turn + 1) * length).div_ceil(share), place, share, turn }
     }
 }
