@@ -66,9 +66,9 @@ pub enum ReplyBody {
     /// All of it, already here.
     Whole(Bytes),
     /// Still to be read.
-    Stream(UpstreamBody),
+    Stream(Box<UpstreamBody>),
     /// 101: the connection itself.
-    Upgraded(Connection),
+    Upgraded(Box<Connection>),
 }
 
 /// An upstream's answer.
@@ -166,7 +166,7 @@ fn reply(
     let head::Head { status, headers, framing, keep_alive } = exchanged.head;
     let pump = exchanged.pump;
     let body = match framing {
-        Framing::Upgrade => ReplyBody::Upgraded(connection),
+        Framing::Upgrade => ReplyBody::Upgraded(Box::new(connection)),
         Framing::None => {
             if keep_alive && pump.is_none() {
                 home.pools.put(home.key, connection);
@@ -180,7 +180,7 @@ fn reply(
             }
             ReplyBody::Whole(whole)
         }
-        Framing::Length(_) | Framing::Chunked | Framing::Close => ReplyBody::Stream(UpstreamBody {
+        Framing::Length(_) | Framing::Chunked | Framing::Close => ReplyBody::Stream(Box::new(UpstreamBody {
             connection: Some(connection),
             decoding: match framing {
                 Framing::Length(length) => Decoding::Length(length),
@@ -191,7 +191,7 @@ fn reply(
             home: keep_alive.then_some(home),
             read_timeout,
             waiting: false,
-        }),
+        })),
     };
     Reply { status, headers, body }
 }

@@ -25,6 +25,9 @@ struct Running {
     _resolver: Resolver,
 }
 
+/// TLS settings by service, with the service they were made for.
+type TlsTargets = BTreeMap<Uuid, (Arc<Service>, Arc<TlsTarget>)>;
+
 /// Makes snapshots, one after the other.
 #[derive(Debug)]
 pub struct Compiler {
@@ -32,7 +35,7 @@ pub struct Compiler {
     discovery: Discovery,
     resolve: ResolveSettings,
     running: BTreeMap<String, Running>,
-    tls: BTreeMap<Uuid, (Arc<Service>, Arc<TlsTarget>)>,
+    tls: TlsTargets,
     generation: u64,
 }
 
@@ -159,7 +162,7 @@ impl Compiler {
     }
 
     /// TLS settings of all https services; unchanged ones keep their identity and with it their connections.
-    fn tls_targets(&self, config: &Config) -> Result<BTreeMap<Uuid, (Arc<Service>, Arc<TlsTarget>)>, Error> {
+    fn tls_targets(&self, config: &Config) -> Result<TlsTargets, Error> {
         let mut targets = BTreeMap::new();
         for service in config.services.iter().filter(|service| service.protocol.is_tls()) {
             let target = match self.tls.get(&service.id) {

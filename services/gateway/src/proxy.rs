@@ -89,7 +89,7 @@ pub async fn handle(
         return answer;
     }
     if let Err(refusal) = route(&mut context) {
-        return early(context, refusal, cargo);
+        return early(context, *refusal, cargo);
     }
     let snapshot = context.snapshot.clone();
     let Some(entry) = context.route.and_then(|route| snapshot.routes.get(route)) else {
@@ -110,7 +110,7 @@ fn no_route() -> EarlyResponse {
 }
 
 /// Finds the route and the path that goes upstream.
-fn route(context: &mut RequestContext) -> Result<(), EarlyResponse> {
+fn route(context: &mut RequestContext) -> Result<(), Box<EarlyResponse>> {
     let snapshot = context.snapshot.clone();
     let https = forwarded_https(&context.client, &context.head.headers);
     let found = snapshot.router.find(&Ask {
@@ -121,8 +121,8 @@ fn route(context: &mut RequestContext) -> Result<(), EarlyResponse> {
         sni: context.client.sni.as_deref(),
         https,
     });
-    let Some(found) = found else { return Err(no_route()) };
-    let Some(entry) = snapshot.routes.get(found.route) else { return Err(no_route()) };
+    let Some(found) = found else { return Err(Box::new(no_route())) };
+    let Some(entry) = snapshot.routes.get(found.route) else { return Err(Box::new(no_route())) };
     let path = entry.service.as_ref().map(|service| {
         let strip = entry.route.strip_path;
         let path = plinth_kong::upstream_path(&service.path, &found.path, found.matched, strip);
@@ -139,7 +139,7 @@ fn route(context: &mut RequestContext) -> Result<(), EarlyResponse> {
     }
     match https {
         false if entry.route.https_only() => {
-            Err(https_required(context, entry.route.https_redirect_status_code))
+            Err(Box::new(https_required(context, entry.route.https_redirect_status_code)))
         }
         _ => Ok(()),
     }

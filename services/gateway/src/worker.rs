@@ -127,6 +127,8 @@ pub struct Worker {
     pub rng: RefCell<fastrand::Rng>,
     /// Tells connections to go.
     pub drain: Rc<Drain>,
+    /// Requests clone the `Rc`: cloning the `Arc` would make all workers write to one counter.
+    #[allow(clippy::redundant_allocation)]
     cached: RefCell<Rc<Arc<Snapshot>>>,
     load: Arc<AtomicUsize>,
 }

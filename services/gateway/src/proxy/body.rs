@@ -20,7 +20,7 @@ pub enum Content {
     /// All here.
     Whole(Bytes),
     /// Read from the upstream.
-    Upstream(UpstreamBody),
+    Upstream(Box<UpstreamBody>),
 }
 
 /// What happens at the end.
@@ -105,7 +105,7 @@ impl Body for ProxyBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Content::Upstream(upstream) => {
-                let polled = std::task::ready!(Pin::new(&mut *upstream).poll_frame(cx));
+                let polled = std::task::ready!(Pin::new(&mut **upstream).poll_frame(cx));
                 match &polled {
                     Some(Ok(frame)) => {
                         body.complete = upstream.is_end_stream();

@@ -312,7 +312,7 @@ fn answer_with(
 fn tunnel(
     worker: &Rc<Worker>,
     client: OnUpgrade,
-    connection: Connection,
+    connection: Box<Connection>,
     idle: Duration,
     mut ending: Ending,
 ) {
