@@ -5,10 +5,14 @@
 mod support {
     pub mod backend;
     pub mod client;
+    pub mod collector;
+    pub mod house;
     pub mod platform;
     pub mod program;
     pub mod seed;
 }
 mod scenarios {
     pub mod main_job;
+    pub mod tracing;
+    pub mod up;
 }

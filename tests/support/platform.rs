@@ -40,6 +40,13 @@ impl Platform {
         platform
     }
 
+    /// A further replica of one of the services, with more flags.
+    pub async fn replica(&self, program: &str, label: &str, more: &[&str]) -> Program {
+        let replica = Self::start_one(&self.backend, self.folder.path(), program, label, more).await;
+        ready(&replica, "http").await;
+        replica
+    }
+
     async fn start_one(
         backend: &Backend,
         folder: &Path,
@@ -54,21 +61,7 @@ impl Platform {
 
     /// The gateway with a Kong file; ready when this returns.
     pub async fn gateway(&self, label: &str, kong: &Path) -> Program {
-        let mut command = service(&self.backend, self.folder.path(), "gateway", label);
-        command.arg("--config").arg(kong);
-        for listen in ["--proxy-listen", "--admin-listen", "--status-listen"] {
-            command.args([listen, "127.0.0.1:0"]);
-        }
-        let gateway = Program::start(label, command, self.folder.path(), &["proxy", "admin", "status"]).await;
-        eventually("the gateway is ready", Duration::from_secs(10), || {
-            let url = gateway.url("status", "/status/ready");
-            async move {
-                let answer = get(&url).await;
-                holds(answer.status() == 200, format!("{} {:?}", answer.status(), answer.body()))
-            }
-        })
-        .await;
-        gateway
+        gateway(&self.backend, self.folder.path(), label, kong, &[]).await
     }
 
     /// An instance of the example service that registers itself as `name`.
@@ -95,13 +88,32 @@ impl Platform {
 }
 
 /// One of the services, with its own data folder and this platform's Consul.
-fn service(backend: &Backend, folder: &Path, program: &str, label: &str) -> Command {
+pub fn service(backend: &Backend, folder: &Path, program: &str, label: &str) -> Command {
     let mut command = command(program);
     command.env("CONSUL_HTTP_ADDR", backend.address().to_string());
     if program == "config-service" {
         command.arg("--data-dir").arg(folder.join(label));
     }
     command
+}
+
+/// A gateway with a Kong file; ready when this returns.
+pub async fn gateway(backend: &Backend, folder: &Path, label: &str, kong: &Path, more: &[&str]) -> Program {
+    let mut command = service(backend, folder, "gateway", label);
+    command.arg("--config").arg(kong).args(more);
+    for listen in ["--proxy-listen", "--admin-listen", "--status-listen"] {
+        command.args([listen, "127.0.0.1:0"]);
+    }
+    let gateway = Program::start(label, command, folder, &["proxy", "admin", "status"]).await;
+    eventually("the gateway is ready", Duration::from_secs(10), || {
+        let url = gateway.url("status", "/status/ready");
+        async move {
+            let answer = get(&url).await;
+            holds(answer.status() == 200, format!("{} {:?}", answer.status(), answer.body()))
+        }
+    })
+    .await;
+    gateway
 }
 
 pub async fn ready(service: &Program, listener: &str) {
