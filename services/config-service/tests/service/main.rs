@@ -10,6 +10,7 @@ mod outages;
 mod postgres;
 mod replicas;
 mod sections;
+mod shutdown;
 mod support;
 mod watches;
 

@@ -50,10 +50,10 @@ async fn a_minimum_index_is_waited_for(consul: Consul) {
 }
 
 /// Lines of an event stream.
-struct Stream(Lines<BufReader<TcpStream>>);
+pub struct Stream(Lines<BufReader<TcpStream>>);
 
 impl Stream {
-    async fn open(service: &Service, path: &str) -> Self {
+    pub async fn open(service: &Service, path: &str) -> Self {
         let host = service.base.strip_prefix("http://").unwrap();
         let mut connection = TcpStream::connect(host).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
@@ -62,7 +62,7 @@ impl Stream {
     }
 
     /// Id and data of the next event; `None` at the stream's end.
-    async fn next(&mut self) -> Option<(u64, Value)> {
+    pub async fn next(&mut self) -> Option<(u64, Value)> {
         let mut id = None;
         let read = async {
             while let Ok(Some(line)) = self.0.next_line().await {
@@ -75,6 +75,19 @@ impl Stream {
             None
         };
         tokio::time::timeout(DEADLINE, read).await.expect("an event")
+    }
+
+    /// Panics unless the stream ends with the last chunk: the end of the answer, not a cut connection.
+    pub async fn ends(mut self) {
+        let read = async {
+            let mut lines = Vec::new();
+            while let Some(line) = self.0.next_line().await.unwrap() {
+                lines.push(line);
+            }
+            lines
+        };
+        let lines = tokio::time::timeout(DEADLINE, read).await.expect("the stream's end");
+        assert_eq!(lines.iter().rfind(|line| !line.is_empty()).map(String::as_str), Some("0"), "{lines:?}");
     }
 }
 
@@ -106,5 +119,7 @@ async fn streams_send_whole_states(consul: Consul) {
     }
     // The shutdown ends streams instead of waiting for them.
     assert!(service.process.terminate(Duration::from_secs(5)).success());
-    assert!(streams[0].next().await.is_none());
+    for stream in streams {
+        stream.ends().await;
+    }
 }
