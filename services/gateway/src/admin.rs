@@ -3,6 +3,7 @@
 mod collections;
 mod config;
 mod health;
+mod openapi;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,14 +17,18 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use plinth_kit::auth::Auth;
 use plinth_kit::health::Readiness;
+use plinth_kit::problem::Problem;
 use plinth_kit::telemetry;
+use serde::Serialize;
 use serde_json::{Value, json};
-use utoipa::OpenApi;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::identity;
 use crate::metrics::Metrics;
 use crate::reload::Configurator;
+
+pub use openapi::document;
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -62,21 +67,6 @@ impl State {
             config_limit,
         }))
     }
-}
-
-/// The document of the endpoints that are not Kong's own.
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "Plinth gateway",
-    description = "Admin API. Its resources are those of Kong's Admin API without a database: lists and single \
-                   entities are read-only, `POST /config` replaces the whole configuration."
-))]
-struct Document;
-
-/// The OpenAPI document.
-#[must_use]
-pub fn document() -> utoipa::openapi::OpenApi {
-    Document::openapi()
 }
 
 /// The Admin API.
@@ -119,9 +109,32 @@ pub async fn authorize(Extract(auth): Extract<Auth>, request: Request, next: Nex
 
 /// Kong's answer to unknown paths.
 pub async fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, Json(json!({"message": "Not found"}))).into_response()
+    Message::answer(StatusCode::NOT_FOUND, "Not found")
 }
 
+/// Kong's answer where there is nothing else to say.
+#[derive(Serialize, ToSchema)]
+struct Message {
+    message: String,
+}
+
+impl Message {
+    fn answer(status: StatusCode, message: impl Into<String>) -> Response {
+        (status, Json(Self { message: message.into() })).into_response()
+    }
+}
+
+/// The node
+///
+/// Version, plugins and identity of this gateway, as Kong tells them.
+#[utoipa::path(
+    get, path = "/", tag = "node",
+    responses(
+        (status = 200, description = "The node", body = Value),
+        (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
 async fn root(Extract(state): Extract<State>) -> Json<Value> {
     let available: HashMap<String, Value> = plinth_kong::supported_plugins()
         .map(|name| (name.to_owned(), json!({"version": identity::VERSION})))
@@ -143,11 +156,33 @@ async fn root(Extract(state): Extract<State>) -> Json<Value> {
     }))
 }
 
+/// Plugins this gateway has
+#[utoipa::path(
+    get, path = "/plugins/enabled", tag = "node",
+    responses(
+        (status = 200, description = "Their names in `enabled_plugins`", body = Value),
+        (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
 async fn enabled() -> Json<Value> {
     let names: Vec<&str> = plinth_kong::supported_plugins().collect();
     Json(json!({"enabled_plugins": names}))
 }
 
+/// Connections, requests, the running configuration
+///
+/// On the Admin and the Status API; the latter asks for no token. `plinth.last_reload` tells what became of the
+/// configuration offered last.
+#[utoipa::path(
+    get, path = "/status", tag = "status",
+    security(("bearer" = []), ()),
+    responses(
+        (status = 200, description = "How it is", body = Value),
+        (status = 401, description = "Admin API: no valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Admin API: the token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
 async fn status(Extract(state): Extract<State>) -> Json<Value> {
     let metrics = &state.0.metrics;
     let connections = metrics.sum(|worker| &worker.connections);
@@ -183,13 +218,23 @@ async fn status(Extract(state): Extract<State>) -> Json<Value> {
     }))
 }
 
+/// Ready for traffic
+///
+/// On the Status API: a configuration runs and the gateway is not about to stop.
+#[utoipa::path(
+    get, path = "/status/ready", tag = "status",
+    security(()),
+    responses(
+        (status = 200, description = "Ready", body = Message),
+        (status = 503, description = "What is missing", body = Message),
+    ),
+)]
 async fn ready(Extract(state): Extract<State>) -> Response {
     if state.0.readiness.is_ready() {
-        return Json(json!({"message": "ready"})).into_response();
+        return Message::answer(StatusCode::OK, "ready");
     }
     let missing = state.0.readiness.missing();
-    let body = json!({"message": format!("not ready: {}", missing.join(", "))});
-    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+    Message::answer(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}", missing.join(", ")))
 }
 
 /// `router` with `/metrics` that shows Kong's metrics beside the service's own.
@@ -197,6 +242,14 @@ pub fn with_metrics(state: State, router: Router) -> Router {
     Router::new().route("/metrics", get(metrics)).with_state(state).fallback_service(router)
 }
 
+/// Metrics
+///
+/// Kong's metrics beside the gateway's own. On the Admin and the Status API, without a token.
+#[utoipa::path(
+    get, path = "/metrics", tag = "status",
+    security(()),
+    responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain")),
+)]
 async fn metrics(Extract(state): Extract<State>) -> Response {
     let kong = prometheus::TextEncoder::new().encode_to_string(&state.0.kong.gather());
     let (own, kong) = match (state.0.exposition.render(), kong) {

@@ -5,11 +5,55 @@ use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
+use plinth_kit::problem::Problem;
 use plinth_kong::Config;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Named, Parameters, State, not_found};
+use super::{Message, Named, Parameters, State, not_found};
+
+/// One page of a list.
+#[derive(Serialize, ToSchema)]
+pub struct Page {
+    /// The entities.
+    data: Vec<Value>,
+    /// Path of the next page; null on the last.
+    next: Option<String>,
+    /// `offset` of the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<String>,
+}
+
+/// Why an operation did not take place.
+#[derive(Serialize, ToSchema)]
+pub struct Refusal {
+    /// Kong's number of the kind of error.
+    code: u8,
+    /// Its name.
+    name: &'static str,
+    /// What is wrong.
+    message: String,
+}
+
+impl Refusal {
+    fn answer(status: StatusCode, code: u8, name: &'static str, message: impl Into<String>) -> Response {
+        (status, Json(Self { code, name, message: message.into() })).into_response()
+    }
+}
+
+/// Parameters of lists. Read one by one, because Kong has an error of its own for each.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "describes the parameters only")]
+pub struct PageQuery {
+    /// Entities on a page, 1 to 1000; 100 by default.
+    size: Option<u32>,
+    /// Where the page begins, from the page before.
+    offset: Option<String>,
+    /// Only entities with these tags: `a,b` both, `a/b` either.
+    tags: Option<String>,
+}
 
 /// All entities of a collection; `None` for an unknown one.
 fn all(config: &Config, collection: &str) -> Option<Vec<Value>> {
@@ -70,7 +114,23 @@ fn find(config: &Config, collection: &str, entity: &str) -> Option<Value> {
         .find(|value| value["id"].as_str() == Some(entity) || value[field].as_str() == Some(entity))
 }
 
-/// `GET /services`
+/// List a collection
+///
+/// In the order of the configuration.
+#[utoipa::path(
+    get, path = "/{collection}", tag = "entities",
+    params(
+        ("collection" = String, Path, description = "services, routes, upstreams, targets, plugins, consumers, certificates, snis, ca_certificates, jwts, key-auths, basic-auths, hmac-auths or acls", example = "services"),
+        PageQuery,
+    ),
+    responses(
+        (status = 200, description = "One page", body = Page),
+        (status = 400, description = "A parameter is wrong", body = Refusal),
+        (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such collection", body = Message),
+    ),
+)]
 pub async fn list(Extract(state): Extract<State>, path: Named, query: Parameters) -> Response {
     let collection = path.get("collection").map_or("", String::as_str);
     let snapshot = state.0.configurator.current();
@@ -80,8 +140,21 @@ pub async fn list(Extract(state): Extract<State>, path: Named, query: Parameters
     }
 }
 
-/// `GET /services/users`
-async fn one(Extract(state): Extract<State>, path: Named) -> Response {
+/// Get one entity
+#[utoipa::path(
+    get, path = "/{collection}/{entity}", tag = "entities",
+    params(
+        ("collection" = String, Path, description = "services, routes, upstreams, targets, plugins, consumers, certificates, snis, ca_certificates, jwts, key-auths, basic-auths, hmac-auths or acls", example = "services"),
+        ("entity" = String, Path, description = "Its id, or its name (consumers and basic-auths: username, targets: target, jwts and key-auths: key)"),
+    ),
+    responses(
+        (status = 200, description = "The entity as Kong writes it", body = Value),
+        (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such collection or entity", body = Message),
+    ),
+)]
+pub async fn one(Extract(state): Extract<State>, path: Named) -> Response {
     let of = |name: &str| path.get(name).map_or("", String::as_str);
     let snapshot = state.0.configurator.current();
     match find(&snapshot.config, of("collection"), of("entity")) {
@@ -90,7 +163,25 @@ async fn one(Extract(state): Extract<State>, path: Named) -> Response {
     }
 }
 
-/// `GET /services/users/routes`, and `GET /routes/a/service` for the one an entity refers to.
+/// List what belongs to an entity
+///
+/// `/services/users/routes` is a list, `/routes/a/service` the one entity that the route refers to.
+#[utoipa::path(
+    get, path = "/{collection}/{entity}/{nested}", tag = "entities",
+    params(
+        ("collection" = String, Path, description = "services, routes, upstreams, targets, plugins, consumers, certificates, snis, ca_certificates, jwts, key-auths, basic-auths, hmac-auths or acls", example = "services"),
+        ("entity" = String, Path, description = "Its id, or its name (consumers and basic-auths: username, targets: target, jwts and key-auths: key)"),
+        ("nested" = String, Path, description = "A collection, or in the singular what the entity refers to", example = "routes"),
+        PageQuery,
+    ),
+    responses(
+        (status = 200, description = "One page, or the entity referred to", body = Page),
+        (status = 400, description = "A parameter is wrong", body = Refusal),
+        (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such collection or entity", body = Message),
+    ),
+)]
 pub async fn nested(Extract(state): Extract<State>, path: Named, query: Parameters) -> Response {
     let of = |name: &str| path.get(name).map_or("", String::as_str);
     let snapshot = state.0.configurator.current();
@@ -120,10 +211,7 @@ pub async fn nested(Extract(state): Extract<State>, path: Named, query: Paramete
 
 /// Pages, tags.
 fn page(base: &str, mut entities: Vec<Value>, query: &Parameters) -> Response {
-    let bad = |code: u8, name: &str, message: &str| {
-        let body = json!({"code": code, "name": name, "message": message});
-        (StatusCode::BAD_REQUEST, Json(body)).into_response()
-    };
+    let bad = |code: u8, name, message: &str| Refusal::answer(StatusCode::BAD_REQUEST, code, name, message);
     let size = match query.get("size").map(|size| size.parse::<usize>()) {
         None => 100,
         Some(Ok(size)) if (1..=1000).contains(&size) => size,
@@ -137,17 +225,14 @@ fn page(base: &str, mut entities: Vec<Value>, query: &Parameters) -> Response {
     if let Some(tags) = query.get("tags") {
         entities.retain(|entity| has_tags(entity, tags));
     }
-    let more = entities.len() > offset.saturating_add(size);
-    let mut body = Map::new();
-    body.insert("data".to_owned(), entities.into_iter().skip(offset).take(size).collect());
-    if more {
-        let next = offset + size;
-        body.insert("offset".to_owned(), next.to_string().into());
-        body.insert("next".to_owned(), format!("{base}?offset={next}&size={size}").into());
-    } else {
-        body.insert("next".to_owned(), Value::Null);
-    }
-    Json(Value::Object(body)).into_response()
+    let next = offset.saturating_add(size);
+    let more = entities.len() > next;
+    Json(Page {
+        data: entities.into_iter().skip(offset).take(size).collect(),
+        next: more.then(|| format!("{base}?offset={next}&size={size}")),
+        offset: more.then(|| next.to_string()),
+    })
+    .into_response()
 }
 
 /// `a,b` = both, `a/b` = either.
@@ -160,8 +245,7 @@ fn has_tags(entity: &Value, wanted: &str) -> bool {
 
 fn unsupported(verb: &str, collection: &str) -> Response {
     let message = format!("cannot {verb} '{collection}' entities when not using a database");
-    let body = json!({"code": 12, "name": "operation unsupported", "message": message});
-    (StatusCode::METHOD_NOT_ALLOWED, Json(body)).into_response()
+    Refusal::answer(StatusCode::METHOD_NOT_ALLOWED, 12, "operation unsupported", message)
 }
 
 async fn refused(verb: &str, state: State, path: Named) -> Response {
@@ -172,7 +256,21 @@ async fn refused(verb: &str, state: State, path: Named) -> Response {
     unsupported(verb, collection)
 }
 
-/// `POST /services`: there is no database.
+/// Refused: there is no database
+///
+/// Entities are changed by a new configuration: `POST /config`. The same holds for PUT, PATCH and DELETE of an entity.
+#[utoipa::path(
+    post, path = "/{collection}", tag = "entities",
+    params(
+        ("collection" = String, Path, description = "services, routes, upstreams, targets, plugins, consumers, certificates, snis, ca_certificates, jwts, key-auths, basic-auths, hmac-auths or acls", example = "services"),
+    ),
+    responses(
+        (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such collection", body = Message),
+        (status = 405, description = "Always", body = Refusal),
+    ),
+)]
 pub async fn refuse_create(Extract(state): Extract<State>, path: Named) -> Response {
     refused("create", state, path).await
 }

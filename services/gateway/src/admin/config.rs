@@ -5,14 +5,23 @@ use axum::body::Bytes;
 use axum::extract::State as Extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use plinth_kit::problem::Problem;
 use plinth_kong::Format;
 use serde_json::{Value, json};
 
-use super::{Parameters, State};
+use super::{Message, Parameters, State};
 use crate::error::Error;
 use crate::reload::Applied;
 
-/// `GET /config`
+/// Get the running configuration
+#[utoipa::path(
+    get, path = "/config", tag = "configuration",
+    responses(
+        (status = 200, description = "The declarative document as text in `config`", body = Value),
+        (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub async fn show(Extract(state): Extract<State>) -> Response {
     let snapshot = state.0.configurator.current();
     match snapshot.config.to_document() {
@@ -22,7 +31,25 @@ pub async fn show(Extract(state): Extract<State>) -> Response {
     }
 }
 
-/// `POST /config`
+/// Replace the whole configuration
+///
+/// It runs as a whole or not at all. With a configuration file the next change of the file replaces it again.
+#[utoipa::path(
+    post, path = "/config", tag = "configuration",
+    params(("check_hash" = Option<String>, Query, description = "`1`: answer 304 when this text runs already")),
+    request_body(
+        description = "A Kong declarative configuration: YAML, JSON, or JSON with the text in `config`",
+        content((String = "text/yaml"), (Value = "application/json")),
+    ),
+    responses(
+        (status = 201, description = "It runs; the document with all defaults", body = Value),
+        (status = 304, description = "It ran already"),
+        (status = 400, description = "Refused; all faults in `fields`. The running configuration stays", body = Value),
+        (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Larger than the setting `config_limit`"),
+    ),
+)]
 pub async fn replace(
     Extract(state): Extract<State>,
     query: Parameters,
@@ -30,8 +57,7 @@ pub async fn replace(
     body: Bytes,
 ) -> Response {
     let Some((text, format)) = document_of(&headers, &body) else {
-        let body = json!({"message": "expected a declarative configuration"});
-        return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+        return Message::answer(StatusCode::BAD_REQUEST, "expected a declarative configuration");
     };
     let unless_same = query.get("check_hash").is_some_and(|flag| flag == "1" || flag == "true");
     match state.0.configurator.offer(&text, format, "Admin API", unless_same).await {
@@ -82,6 +108,5 @@ fn document_of(headers: &HeaderMap, body: &Bytes) -> Option<(String, Format)> {
 
 fn internal(error: &serde_json::Error) -> Response {
     tracing::error!(%error, "configuration cannot be written as JSON");
-    let body = json!({"message": "An unexpected error occurred"});
-    (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
+    Message::answer(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred")
 }

@@ -4,12 +4,30 @@ use axum::Json;
 use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use plinth_core::balance::Endpoint;
+use plinth_kit::problem::Problem;
 use serde_json::{Value, json};
 
-use super::{Named, Parameters, State, not_found};
+use super::{Message, Named, Parameters, State, not_found};
 use crate::upstream::{Endpoints, Upstream};
 
-/// `GET /upstreams/X/health`, by name or id; `?balancer_health=1` for the whole.
+/// Health of an upstream's targets
+///
+/// Each with its addresses, weights and requests in flight. On the Admin and the Status API; the latter asks for no
+/// token.
+#[utoipa::path(
+    get, path = "/upstreams/{upstream}/health", tag = "status",
+    security(("bearer" = []), ()),
+    params(
+        ("upstream" = String, Path, description = "Name or id; `host:port` for the plain host of a service"),
+        ("balancer_health" = Option<String>, Query, description = "`1`: only whether the upstream as a whole is healthy"),
+    ),
+    responses(
+        (status = 200, description = "The targets in `data`", body = Value),
+        (status = 401, description = "Admin API: no valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Admin API: the token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such upstream", body = Message),
+    ),
+)]
 pub async fn upstream(Extract(state): Extract<State>, path: Named, query: Parameters) -> Response {
     let wanted = path.get("upstream").map_or("", String::as_str);
     let snapshot = state.0.configurator.current();

@@ -1,0 +1,42 @@
+//! The OpenAPI document of the Admin and the Status API.
+
+use utoipa::OpenApi;
+
+use super::{collections, config, health};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Plinth gateway",
+        description = "Admin and Status API. Its resources are those of Kong's Admin API without a database: lists and \
+                       single entities are read-only, `POST /config` replaces the whole configuration. A token needs \
+                       the scope gateway:admin.",
+    ),
+    paths(
+        super::root,
+        super::enabled,
+        super::status,
+        super::ready,
+        super::metrics,
+        health::upstream,
+        config::show,
+        config::replace,
+        collections::list,
+        collections::refuse_create,
+        collections::one,
+        collections::nested,
+    ),
+    tags(
+        (name = "node", description = "What this gateway is"),
+        (name = "status", description = "How it is; on the Status API too"),
+        (name = "configuration", description = "The whole configuration"),
+        (name = "entities", description = "Services, routes, consumers and what else is configured, read-only"),
+    ),
+)]
+struct Api;
+
+/// The document; the security scheme comes from kit.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    Api::openapi()
+}
