@@ -25,7 +25,7 @@ pub struct House {
 /// `plinth up` on free ports; flags given later win.
 pub fn up(data: &Path, more: &[&str]) -> Command {
     let mut plinth = command("plinth");
-    plinth.args(["up", "--log-level", "info", "--data-dir"]).arg(data);
+    plinth.args(["up", "--data-dir"]).arg(data);
     for part in ["agent", "registry", "config", "health", "proxy", "admin", "status"] {
         if !more.iter().any(|flag| flag.starts_with(&format!("--{part}-listen"))) {
             plinth.arg(format!("--{part}-listen=127.0.0.1:0"));

@@ -54,7 +54,7 @@ pub struct Up {
     #[command(flatten)]
     pub listen: Listen,
     /// Log level of the services on standard error: error, warn, info, debug, trace
-    #[arg(long, default_value = "warn")]
+    #[arg(long, default_value = "warn", value_parser = log_level)]
     pub log_level: String,
 }
 
@@ -104,7 +104,7 @@ pub struct Agent {
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Log level on standard error
-    #[arg(long, default_value = "info")]
+    #[arg(long, default_value = "info", value_parser = log_level)]
     pub log_level: String,
 }
 
@@ -315,6 +315,18 @@ pub struct Token {
     /// Data folder of `plinth up`, where its key is
     #[arg(long, default_value_os_t = default_data_dir(), env = "PLINTH_DATA_DIR")]
     pub data_dir: PathBuf,
+}
+
+/// A level, or several `part=level` with commas. The filter behind it takes any other word for the name of a part and
+/// then logs nothing at all.
+fn log_level(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let level = |part: &str| part.rsplit_once('=').map_or(part, |(_, level)| level).trim().to_lowercase();
+    if text.split(',').all(|part| LEVELS.contains(&level(part).as_str())) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("expected one of {}, or part=level with commas between", LEVELS.join(", ")))
+    }
 }
 
 /// `$XDG_DATA_HOME/plinth`, else `~/.local/share/plinth`, else `./plinth-data`.

@@ -26,6 +26,10 @@ impl Failure {
         Self { code: 69, message: message.to_string() }
     }
 
+    pub fn is_unavailable(&self) -> bool {
+        self.code == 69
+    }
+
     pub fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }

@@ -19,7 +19,10 @@ pub async fn run(command: Health) -> Result<(), Failure> {
         print::json(&answer.body);
     } else {
         print::line(&format!("{what}: {}", cell(&answer.body["status"])));
-        show(&answer.body);
+        match command.service_name {
+            Some(_) => instances(&answer.body),
+            None => services(&answer.body, &api.get("/api/v1/health/services").await?.body),
+        }
     }
     match answer.body["status"].as_str() {
         Some("healthy") => Ok(()),
@@ -27,19 +30,32 @@ pub async fn run(command: Health) -> Result<(), Failure> {
     }
 }
 
-fn show(body: &Value) {
-    let mut services = Table::new(&["SERVICE", "STATUS", "HEALTHY", "INSTANCES"]);
-    for service in body["services"].as_array().into_iter().flatten() {
-        services.row(
-            ["service_name", "status", "healthy", "instances"].map(|name| cell(&service[name])).to_vec(),
-        );
+fn services(system: &Value, list: &Value) {
+    for alert in system["alerts"].as_array().into_iter().flatten() {
+        print::line(&format!("alert: {}", cell(&alert["message"])));
     }
-    let mut instances = Table::new(&["INSTANCE", "STATUS", "LAST CHECK", "OUTPUT"]);
-    for instance in body["instances"].as_array().into_iter().flatten() {
-        instances
-            .row(["service_id", "status", "last_check", "output"].map(|name| cell(&instance[name])).to_vec());
+    let mut table = Table::new(&["SERVICE", "STATUS", "PASSING", "WARNING", "CRITICAL"]);
+    for service in list["services"].as_array().into_iter().flatten() {
+        let mut row = vec![cell(&service["name"]), cell(&service["status"])];
+        row.extend(["passing", "warning", "critical"].map(|state| cell(&service["instances"][state])));
+        table.row(row);
     }
-    for table in [services, instances].iter().filter(|table| !table.is_empty()) {
-        print::table(table, "");
+    print::table(&table, "no instance is registered");
+}
+
+fn instances(service: &Value) {
+    let mut table = Table::new(&["INSTANCE", "ADDRESS", "STATUS", "SINCE", "LAST CHECK", "OUTPUT"]);
+    for instance in service["details"].as_array().into_iter().flatten() {
+        // The output of a check may be a whole page; the rest of it is in the JSON.
+        let output = instance["output"].as_str().unwrap_or("").lines().next().unwrap_or("");
+        table.row(vec![
+            cell(&instance["service_id"]),
+            format!("{}:{}", cell(&instance["address"]), cell(&instance["port"])),
+            cell(&instance["status"]),
+            cell(&instance["last_transition"]),
+            cell(&instance["last_check"]),
+            output.chars().take(60).collect(),
+        ]);
     }
+    print::table(&table, "no instance is registered");
 }

@@ -106,8 +106,9 @@ async fn platform(command: &Up) -> Result<(), Failure> {
     let mut instances = None;
     let outcome = match started {
         Ok(()) => {
-            if demo.is_some() {
+            if let Some(demo) = &demo {
                 instances = Some(demo::Instances::start(&house.consul, &house.data.join("demo"))?);
+                house.routes_to(demo).await;
             }
             summary::print(&house.addresses, &token, &kong, demo.as_ref(), instances.as_ref());
             supervise(&mut house, instances.as_mut()).await
@@ -200,6 +201,18 @@ fn early(ended: Result<(&'static str, Result<(), Failure>), tokio::task::JoinErr
 }
 
 impl House {
+    /// What the table tells people to try works by then. Instances that do not come are said, and no reason to end.
+    async fn routes_to(&self, demo: &demo::Demo) {
+        let proxy = self.addresses.iter().find(|entry| entry.0 == "gateway" && entry.1 == "proxy");
+        let (Some((_, _, proxy)), Some(context)) = (proxy, self.ready.first()) else { return };
+        tokio::select! {
+            outcome = demo.routed(&context.consul, proxy, &self.data) => if let Err(failure) = outcome {
+                tracing::warn!("the demo is not there yet: {failure}");
+            },
+            () = self.shutdown.draining() => {}
+        }
+    }
+
     async fn embed<S, F, Fut, E>(
         &mut self,
         service: Service,

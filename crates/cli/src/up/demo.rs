@@ -13,6 +13,10 @@ use base64::Engine;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 
+use plinth_core::consul::{Client, Read};
+
+use crate::api::Api;
+use crate::commands::{Access, Output};
 use crate::failure::Failure;
 
 /// How long the printed token is valid.
@@ -25,11 +29,53 @@ const INSTANCES: [(&str, &str); 4] = [
     ("document-service", "document-2"),
 ];
 
+/// Longest wait for the instances to register and for the gateway to know them, and the time between two looks.
+const REACH_LIMIT: Duration = Duration::from_secs(10);
+const REACH_INTERVAL: Duration = Duration::from_millis(10);
+
 pub struct Demo {
     /// The Kong file with the consumer's public key.
     pub kong: PathBuf,
     /// A token of that consumer.
     pub token: String,
+}
+
+impl Demo {
+    /// Waits until every instance is in the catalog and both services are reached through the gateway.
+    pub async fn routed(&self, consul: &Client, proxy: &str, data_dir: &Path) -> Result<(), Failure> {
+        let access =
+            Access { token: Some(self.token.clone()), data_dir: data_dir.to_owned(), output: Output::Json };
+        let gateway = Api::new(proxy, &access)?;
+        let end = tokio::time::Instant::now() + REACH_LIMIT;
+        loop {
+            match reach(consul, &gateway).await {
+                Err(failure) if tokio::time::Instant::now() >= end => return Err(failure),
+                Err(_) => tokio::time::sleep(REACH_INTERVAL).await,
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+}
+
+async fn reach(consul: &Client, gateway: &Api) -> Result<(), Failure> {
+    for (service, path) in [("user-service", "/api/v1/users/1"), ("document-service", "/api/v1/documents/1")]
+    {
+        let found =
+            consul.health().service(service, true, &[], &Read::default()).await.map_err(Failure::no)?.value;
+        let ids = INSTANCES.iter().filter(|instance| instance.0 == service).map(|instance| instance.1);
+        for id in ids {
+            if !found.iter().any(|entry| entry.service.id == id) {
+                return Err(Failure::no(format!("{id} is not registered")));
+            }
+        }
+        // Only 503 gets better by waiting; a file of the user's own need not have these routes at all.
+        if let Err(failure) = gateway.get(path).await
+            && failure.is_unavailable()
+        {
+            return Err(failure);
+        }
+    }
+    Ok(())
 }
 
 /// Makes key, Kong file and token below `folder`; an existing key is kept, the file is kept when it was edited.
