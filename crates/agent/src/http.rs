@@ -33,7 +33,7 @@ mod session;
 mod txn;
 
 use cache::Cache;
-use filter::Filter;
+use filter::{Filter, Shape};
 use query::{Query, ReadOptions};
 use reply::{Handled, Reply};
 use route::{Endpoint as E, Found};
@@ -299,18 +299,18 @@ impl Server {
         self.runners.send_modify(|n| *n += 1);
     }
 
-    fn filter(&self, call: &Call<'_>) -> Result<Filter, Reply> {
+    fn filter(&self, call: &Call<'_>, shape: Shape) -> Result<Filter, Reply> {
         match call.query.filled("filter") {
             None => Ok(Filter::All),
-            Some(text) => Filter::parse(text).map_err(|why| {
+            Some(text) => Filter::parse(text, shape).map_err(|why| {
                 Reply::internal(&format!("Failed to create boolean expression evaluator: {why}"))
             }),
         }
     }
 
     /// A list, with the request's filter.
-    fn listing<T: serde::Serialize>(&self, call: &Call<'_>, items: &[T]) -> Handled {
-        let filter = self.filter(call)?;
+    fn listing<T: serde::Serialize>(&self, call: &Call<'_>, shape: Shape, items: &[T]) -> Handled {
+        let filter = self.filter(call, shape)?;
         if matches!(filter, Filter::All) {
             return Ok(Reply::json(items, call.pretty));
         }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::decode::{self, AgentCheck, Fields, Malformed};
 use super::reply::{Handled, Reply};
-use super::{Call, Server};
+use super::{Call, Server, Shape};
 use crate::state::Command;
 use crate::state::local::{LocalCheck, LocalService, Runner};
 use crate::state::model::{Check, Proxy, Service, ServiceAddress, Status, Weights};
@@ -73,7 +73,7 @@ struct WithHash {
 impl Server {
     pub(super) fn agent_services(&self, call: &Call<'_>) -> Handled {
         let state = self.engine.state();
-        let filter = self.filter(call)?;
+        let filter = self.filter(call, Shape::Service)?;
         let all: BTreeMap<String, AgentService> = state
             .local_services()
             .map(|s| (s.service.id.clone(), AgentService::from(&**s)))

@@ -6,7 +6,7 @@ use super::agent::validate;
 use super::decode::{self, Fields, Malformed};
 use super::health::listed_check;
 use super::reply::{Handled, Reply};
-use super::{Call, Server};
+use super::{Call, Server, Shape};
 use crate::state::Command;
 use crate::state::local::Runner;
 use crate::state::model::{Check, Status};
@@ -17,7 +17,7 @@ const LONGEST_OUTPUT: usize = 4096;
 impl Server {
     pub(super) fn agent_checks(&self, call: &Call<'_>) -> Handled {
         let state = self.engine.state();
-        let filter = self.filter(call)?;
+        let filter = self.filter(call, Shape::Check)?;
         let all: BTreeMap<String, Check> = state
             .local_checks()
             .map(|c| (c.check.check_id.clone(), listed_check(&c.check)))

@@ -9,6 +9,8 @@ use parking_lot::RwLock;
 
 /// Most bytes kept; beyond it everything is dropped and the busy answers come back with their next request.
 const MOST_BYTES: usize = 64 << 20;
+/// Most bodies kept: questions are the client's to invent, and a small answer costs more than its bytes.
+const MOST_BODIES: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -38,7 +40,7 @@ impl Cache {
         let body = encode().ok()?;
         self.encoded.fetch_add(1, Ordering::Relaxed);
         let mut kept = self.kept.write();
-        if kept.bytes + body.len() > MOST_BYTES {
+        if kept.bytes + body.len() > MOST_BYTES || kept.bodies.len() >= MOST_BODIES {
             *kept = Kept::default();
         }
         let newer = kept.bodies.get(key).is_some_and(|(at, _)| *at > index);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::decode::{self, Fields, Malformed};
 use super::query::{Query, ReadOptions};
 use super::reply::{Handled, Reply};
-use super::{Call, Server};
+use super::{Call, Server, Shape};
 use crate::engine::watch::Interest;
 use crate::state::command::{Command, Registration, Target};
 use crate::state::model::{Instance, Node, Pairs, Proxy, Service, ServiceAddress, Weights};
@@ -113,7 +113,10 @@ impl Server {
         let state = self.wait_table(&options, Table::Nodes).await;
         let mut nodes: Vec<&Node> = state.nodes().map(|n| &**n).filter(|n| choice.takes_node(n)).collect();
         self.nearest_first(call, &mut nodes, |n| &n.node);
-        Ok(self.listing(call, &nodes)?.at(state.table_index(Table::Nodes)).effective(options.consistency))
+        Ok(self
+            .listing(call, Shape::Node, &nodes)?
+            .at(state.table_index(Table::Nodes))
+            .effective(options.consistency))
     }
 
     pub(super) async fn catalog_services(&self, call: &Call<'_>) -> Handled {
@@ -148,7 +151,7 @@ impl Server {
             found.into_iter().filter(|(node, i)| choice.takes(node, &i.service)).collect();
         self.nearest_first(call, &mut found, |(node, _)| &node.node);
         let flat: Vec<CatalogService<'_>> = found.iter().map(|(node, i)| flat(node, &i.service)).collect();
-        Ok(self.listing(call, &flat)?.at(index).effective(options.consistency))
+        Ok(self.listing(call, Shape::CatalogService, &flat)?.at(index).effective(options.consistency))
     }
 
     pub(super) async fn catalog_node(&self, call: &Call<'_>, list: bool) -> Handled {
@@ -169,7 +172,7 @@ impl Server {
             return Ok(reply.at(index).effective(options.consistency));
         };
         let services = state.node_instances(call.rest);
-        let filter = self.filter(call)?;
+        let filter = self.filter(call, Shape::Service)?;
         let services = services.into_iter().map(|i| listed(&i.service)).filter(|s| filter.accepts(s));
         let reply = if list {
             Reply::json(&NodeServiceList { node, services: services.collect() }, call.pretty)

@@ -9,54 +9,86 @@ use serde_json::Value;
 /// Deepest nesting of parentheses and `not`.
 const DEEPEST: usize = 64;
 
-/// First parts a selector may have: the fields of the listed objects.
-const FIELDS: &[&str] = &[
-    "ID",
-    "Node",
-    "Address",
-    "Datacenter",
-    "TaggedAddresses",
-    "Meta",
-    "CreateIndex",
-    "ModifyIndex",
-    "Service",
-    "Tags",
-    "Port",
-    "Weights",
-    "EnableTagOverride",
-    "Proxy",
-    "Connect",
-    "Kind",
-    "Checks",
-    "CheckID",
-    "Name",
-    "Status",
-    "Notes",
-    "Output",
-    "ServiceID",
-    "ServiceName",
-    "ServiceTags",
-    "Type",
-    "Definition",
-    "NodeMeta",
-    "ServiceKind",
-    "ServiceAddress",
-    "ServiceTaggedAddresses",
-    "ServiceWeights",
-    "ServiceMeta",
-    "ServicePort",
-    "ServiceEnableTagOverride",
-    "ServiceProxy",
-    "ServiceConnect",
-];
+/// What the listed objects are, which decides the selectors a filter may have.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// `health/service`: a node, a service and its checks.
+    Entry,
+    Check,
+    Node,
+    /// `catalog/service`: flat.
+    CatalogService,
+    /// A service as `agent/services` and `catalog/node` list it.
+    Service,
+}
+
+impl Shape {
+    /// First parts a selector may have. Consul's indexes cannot be filtered by.
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Shape::Entry => &["Node", "Service", "Checks"],
+            Shape::Check => &[
+                "Node",
+                "CheckID",
+                "Name",
+                "Status",
+                "Notes",
+                "Output",
+                "ServiceID",
+                "ServiceName",
+                "ServiceTags",
+                "Type",
+            ],
+            Shape::Node => &["ID", "Node", "Address", "Datacenter", "TaggedAddresses", "Meta"],
+            Shape::CatalogService => &[
+                "ID",
+                "Node",
+                "Address",
+                "Datacenter",
+                "TaggedAddresses",
+                "NodeMeta",
+                "ServiceKind",
+                "ServiceID",
+                "ServiceName",
+                "ServiceTags",
+                "ServiceAddress",
+                "ServiceTaggedAddresses",
+                "ServiceWeights",
+                "ServiceMeta",
+                "ServicePort",
+                "ServiceEnableTagOverride",
+                "ServiceProxy",
+                "ServiceConnect",
+            ],
+            Shape::Service => &[
+                "Kind",
+                "ID",
+                "Service",
+                "Tags",
+                "Address",
+                "TaggedAddresses",
+                "Meta",
+                "Port",
+                "Weights",
+                "EnableTagOverride",
+                "Proxy",
+                "Connect",
+            ],
+        }
+    }
+}
 
 #[derive(Debug)]
 pub enum Filter {
     All,
-    Or(Box<Filter>, Box<Filter>),
-    And(Box<Filter>, Box<Filter>),
+    /// Flat, not nested pair by pair: a query's length must not decide how deep the stack goes.
+    Or(Vec<Filter>),
+    And(Vec<Filter>),
     Not(Box<Filter>),
-    Match { selector: Vec<String>, test: Test },
+    Match {
+        selector: Vec<String>,
+        test: Test,
+    },
 }
 
 #[derive(Debug)]
@@ -69,9 +101,9 @@ pub enum Test {
 }
 
 impl Filter {
-    pub fn parse(text: &str) -> Result<Filter, String> {
+    pub fn parse(text: &str, shape: Shape) -> Result<Filter, String> {
         let tokens = tokens(text)?;
-        let mut parser = Parser { tokens, at: 0, depth: 0 };
+        let mut parser = Parser { tokens, at: 0, depth: 0, shape };
         let filter = parser.or()?;
         match parser.peek() {
             None => Ok(filter),
@@ -89,8 +121,8 @@ impl Filter {
     fn test(&self, item: &Value) -> bool {
         match self {
             Filter::All => true,
-            Filter::Or(a, b) => a.test(item) || b.test(item),
-            Filter::And(a, b) => a.test(item) && b.test(item),
+            Filter::Or(any) => any.iter().any(|filter| filter.test(item)),
+            Filter::And(all) => all.iter().all(|filter| filter.test(item)),
             Filter::Not(a) => !a.test(item),
             Filter::Match { selector, test } => found(item, selector, test),
         }
@@ -207,6 +239,7 @@ struct Parser {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
+    shape: Shape,
 }
 
 impl Parser {
@@ -233,19 +266,21 @@ impl Parser {
     }
 
     fn or(&mut self) -> Result<Filter, String> {
-        let left = self.and()?;
-        if self.eat(&["or"]) {
-            return Ok(Filter::Or(Box::new(left), Box::new(self.or()?)));
+        let first = self.and()?;
+        let mut any = vec![first];
+        while self.eat(&["or"]) {
+            any.push(self.and()?);
         }
-        Ok(left)
+        Ok(only(any, Filter::Or))
     }
 
     fn and(&mut self) -> Result<Filter, String> {
-        let left = self.not()?;
-        if self.eat(&["and"]) {
-            return Ok(Filter::And(Box::new(left), Box::new(self.and()?)));
+        let first = self.not()?;
+        let mut all = vec![first];
+        while self.eat(&["and"]) {
+            all.push(self.not()?);
         }
-        Ok(left)
+        Ok(only(all, Filter::And))
     }
 
     fn not(&mut self) -> Result<Filter, String> {
@@ -278,7 +313,7 @@ impl Parser {
         if self.eat(&["not", "in"]) {
             return Ok(negated(matches(self.selector_token()?, Test::Holds(first.text))));
         }
-        let selector = selector(&first)?;
+        let selector = selector(&first, self.shape)?;
         if self.eat(&["=="]) {
             return Ok(matches(selector, Test::Equal(self.next()?.text)));
         }
@@ -309,11 +344,22 @@ impl Parser {
 
     fn selector_token(&mut self) -> Result<Vec<String>, String> {
         let token = self.next()?;
-        selector(&token)
+        selector(&token, self.shape)
     }
 }
 
-fn selector(token: &Token) -> Result<Vec<String>, String> {
+/// A single condition stays what it is.
+fn only(mut several: Vec<Filter>, join: fn(Vec<Filter>) -> Filter) -> Filter {
+    match (several.len(), several.pop()) {
+        (1, Some(one)) => one,
+        (_, last) => {
+            several.extend(last);
+            join(several)
+        }
+    }
+}
+
+fn selector(token: &Token, shape: Shape) -> Result<Vec<String>, String> {
     let invalid = || format!("Selector {:?} is not valid", token.text);
     if token.quoted {
         return Err(invalid());
@@ -327,6 +373,10 @@ fn selector(token: &Token) -> Result<Vec<String>, String> {
             rest = &inner[end + 2..];
         } else {
             let end = rest.find(['.', '[']).unwrap_or(rest.len());
+            // Also what makes each round go forward: a bracket that opens no quoted part is not passed over.
+            if end == 0 {
+                return Err(invalid());
+            }
             parts.push(rest[..end].to_owned());
             rest = &rest[end..];
         }
@@ -335,7 +385,9 @@ fn selector(token: &Token) -> Result<Vec<String>, String> {
             break;
         }
     }
-    if parts.first().is_some_and(|p| FIELDS.contains(&p.as_str())) && parts.iter().all(|p| !p.is_empty()) {
+    if parts.first().is_some_and(|p| shape.fields().contains(&p.as_str()))
+        && parts.iter().all(|p| !p.is_empty())
+    {
         Ok(parts)
     } else {
         Err(invalid())
@@ -352,7 +404,7 @@ mod tests {
             "Service": {"Service": "web", "Tags": ["v1", "blue"], "Port": 80, "Meta": {}, "EnableTagOverride": false},
             "Checks": [{"Status": "passing"}, {"Status": "critical"}],
         });
-        Filter::parse(expression).unwrap().accepts(&item)
+        Filter::parse(expression, Shape::Entry).unwrap().accepts(&item)
     }
 
     #[test]
@@ -393,10 +445,39 @@ mod tests {
             "Service.Port ==",
             "\"a",
             "",
+            // brackets that open nothing
+            "Service[ == 1",
+            "Service[x] == 1",
+            "Service.Meta[\"a\"][ == 1",
+            "Service..Port == 1",
+            ".Service == 1",
         ] {
-            assert!(Filter::parse(bad).is_err(), "{bad}");
+            assert!(Filter::parse(bad, Shape::Entry).is_err(), "{bad}");
         }
-        assert_eq!(Filter::parse("foo == 1").unwrap_err(), "Selector \"foo\" is not valid");
-        assert!(Filter::parse(&"(".repeat(100_000)).is_err());
+        assert_eq!(Filter::parse("foo == 1", Shape::Entry).unwrap_err(), "Selector \"foo\" is not valid");
+        assert!(Filter::parse(&"(".repeat(100_000), Shape::Entry).is_err());
+    }
+
+    /// As long as a URI can be; a stack of a frame per operator would overflow.
+    #[test]
+    fn a_long_chain_costs_no_stack() {
+        for word in [" or ", " and "] {
+            let text = vec!["Service.Port==80"; 50_000].join(word);
+            let small = std::thread::Builder::new().stack_size(256 << 10);
+            let accepted = small.spawn(move || accepts(&text)).unwrap().join().unwrap();
+            assert!(accepted);
+        }
+    }
+
+    #[test]
+    fn a_selector_of_another_list_is_refused() {
+        for (fits, not) in [(Shape::Check, Shape::Service), (Shape::Check, Shape::Entry)] {
+            assert!(Filter::parse("CheckID == a", fits).is_ok());
+            assert!(Filter::parse("CheckID == a", not).is_err(), "{not:?}");
+        }
+        assert!(Filter::parse("ServiceName == a", Shape::CatalogService).is_ok());
+        assert!(Filter::parse("ServiceName == a", Shape::Node).is_err());
+        assert!(Filter::parse("Meta.rack == a", Shape::Node).is_ok());
+        assert!(Filter::parse("ModifyIndex == 1", Shape::Node).is_err());
     }
 }

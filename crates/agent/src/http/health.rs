@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::catalog::{Choice, instances, listed};
 use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
-use super::{Call, Server};
+use super::{Call, Server, Shape};
 use crate::engine::watch::Interest;
 use crate::state::model::{Check, Instance, Node, Service};
 use crate::state::{State, Table, Topic};
@@ -46,7 +46,7 @@ impl Server {
         }
         let mut found = entries(&state, name, connect, passing, &choice);
         self.nearest_first(call, &mut found, |e| &e.node.node);
-        Ok(self.listing(call, &found)?.at(index).effective(options.consistency))
+        Ok(self.listing(call, Shape::Entry, &found)?.at(index).effective(options.consistency))
     }
 
     pub(super) async fn health_node(&self, call: &Call<'_>) -> Handled {
@@ -56,7 +56,10 @@ impl Server {
         }
         let state = self.wait_table(&options, Table::Checks).await;
         let checks: Vec<Check> = state.node_checks(call.rest).into_iter().map(|c| listed_check(c)).collect();
-        Ok(self.listing(call, &checks)?.at(state.table_index(Table::Checks)).effective(options.consistency))
+        Ok(self
+            .listing(call, Shape::Check, &checks)?
+            .at(state.table_index(Table::Checks))
+            .effective(options.consistency))
     }
 
     pub(super) async fn health_checks(&self, call: &Call<'_>) -> Handled {
@@ -76,7 +79,7 @@ impl Server {
         checks.sort_by(|a, b| (&a.node, &a.check_id).cmp(&(&b.node, &b.check_id)));
         let mut checks: Vec<Check> = checks.into_iter().map(listed_check).collect();
         self.nearest_first(call, &mut checks, |c| &c.node);
-        Ok(self.listing(call, &checks)?.at(index).effective(options.consistency))
+        Ok(self.listing(call, Shape::Check, &checks)?.at(index).effective(options.consistency))
     }
 
     pub(super) async fn health_state(&self, call: &Call<'_>) -> Handled {
@@ -93,7 +96,10 @@ impl Server {
         };
         let mut checks: Vec<Check> = state.checks().filter(|c| takes(c)).map(|c| listed_check(c)).collect();
         self.nearest_first(call, &mut checks, |c| &c.node);
-        Ok(self.listing(call, &checks)?.at(state.table_index(Table::Checks)).effective(options.consistency))
+        Ok(self
+            .listing(call, Shape::Check, &checks)?
+            .at(state.table_index(Table::Checks))
+            .effective(options.consistency))
     }
 
     /// Waits for what concerns one service name (or its proxies); gives the version and the index to report.
@@ -127,19 +133,24 @@ fn passing_only(call: &Call<'_>) -> Result<bool, Reply> {
     }
 }
 
+/// Parts with their lengths before them: tags come from the client and may hold any character, and no two questions may
+/// share an answer.
 fn cache_key(name: &str, passing: bool, choice: &Choice<'_>) -> String {
     let mut key = String::with_capacity(name.len() + 32);
-    key.push_str(if passing { "health/p/" } else { "health/a/" });
-    key.push_str(name);
+    key.push_str(if passing { "health/p" } else { "health/a" });
+    let mut part = |kind: char, text: &str| {
+        key.push(kind);
+        key.push_str(itoa::Buffer::new().format(text.len()));
+        key.push(':');
+        key.push_str(text);
+    };
+    part('s', name);
     for tag in &choice.tags {
-        key.push('\0');
-        key.push_str(tag);
+        part('t', tag);
     }
     for (k, v) in &choice.node_meta {
-        key.push('\u{1}');
-        key.push_str(k);
-        key.push(':');
-        key.push_str(v);
+        part('k', k);
+        part('v', v);
     }
     key
 }
@@ -168,4 +179,29 @@ fn entries<'a>(
         Some(ServiceEntry { node, service: listed(&instance.service), checks })
     };
     instances(state, name, connect).into_iter().filter_map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_questions_share_a_cache_key() {
+        let choice = |tags: &[&'static str], meta: &[(&'static str, &'static str)]| Choice {
+            tags: tags.to_vec(),
+            node_meta: meta.to_vec(),
+        };
+        let all = [
+            cache_key("web", false, &choice(&[], &[])),
+            cache_key("web", true, &choice(&[], &[])),
+            cache_key("web", false, &choice(&["a", "b"], &[])),
+            cache_key("web", false, &choice(&["a\0b"], &[])),
+            cache_key("web", false, &choice(&["a", "\u{1}b:c"], &[])),
+            cache_key("web", false, &choice(&["a"], &[("b", "c")])),
+            cache_key("web", false, &choice(&["at1:b"], &[])),
+            cache_key("web", false, &choice(&["a"], &[("b:c", "")])),
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len(), "{all:?}");
+    }
 }
