@@ -11,11 +11,12 @@ pub struct Tools {
 }
 
 /// Program to look for, package that brings it.
-const PACKAGES: [(&str, &str); 4] = [
+const PACKAGES: [(&str, &str); 5] = [
     ("initdb", "postgresql"),
     ("redis-server", "redis-server"),
     ("rabbitmq-server", "rabbitmq-server"),
     ("epmd", "erlang-base"),
+    ("strace", "strace"),
 ];
 
 /// Debian bullseye's build of Consul 1.8.7, the reference of the conformance tests.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,8 @@ use hyper_util::rt::TokioIo;
 use plinth_kit::lifecycle::{Shutdown, ShutdownSettings};
 use plinth_kit::settings::{Reader, Sources};
 use plinth_kit::{App, Context, ServiceSettings};
+use plinth_testbed::process::Process;
+use plinth_testbed::{eventually, holds};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -98,6 +101,59 @@ impl Gateway {
     }
 }
 
+/// The gateway's own binary as a process of its own.
+pub struct Binary {
+    pub process: Process,
+    pub proxy: SocketAddr,
+    pub admin: SocketAddr,
+    pub status: SocketAddr,
+    pub file: PathBuf,
+    _folder: TempDir,
+}
+
+impl Binary {
+    /// Starts it, with `flags` after the usual ones, and waits until it is ready.
+    pub async fn start(config: &str, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kong.yml");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
+        command.arg("--config").arg(&file);
+        for listener in ["--proxy-listen", "--admin-listen", "--status-listen"] {
+            command.args([listener, "127.0.0.1:0"]);
+        }
+        command.args(["--register", "false", "--shutdown-drain-delay", "0ms"]).args(flags);
+        let mut process = Process::spawn("gateway", command, folder.path());
+        let addresses = eventually("the gateway prints its addresses", Duration::from_secs(20), || {
+            process.assert_running();
+            let output = process.output();
+            let found = ["proxy", "admin", "status"].map(|name| printed(&output, name));
+            async move {
+                match found {
+                    [Some(proxy), Some(admin), Some(status)] => Ok([proxy, admin, status]),
+                    _ => Err(output),
+                }
+            }
+        })
+        .await;
+        let [proxy, admin, status] = addresses;
+        let url = format!("http://{status}/status/ready");
+        eventually("the gateway is ready", Duration::from_secs(20), || async {
+            let answer = plinth_testbed::http_client::get(&url).await.map_err(|error| error.to_string())?;
+            holds(answer.status() == 200, String::from_utf8_lossy(answer.body()))
+        })
+        .await;
+        Self { process, proxy, admin, status, file, _folder: folder }
+    }
+}
+
+/// The address in `gateway: NAME listening on SCHEME://ADDRESS`.
+fn printed(output: &str, name: &str) -> Option<SocketAddr> {
+    let start = format!("gateway: {name} listening on ");
+    let line = output.lines().find_map(|line| line.strip_prefix(&start))?;
+    line.split_once("://")?.1.parse().ok()
+}
+
 /// One keep-alive connection.
 pub struct Client {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
@@ -114,8 +170,21 @@ impl Client {
 
     /// Status, headers, body; an error when the connection is gone or breaks.
     pub async fn get(&mut self, path: &str) -> Result<(u16, HeaderMap, Bytes), hyper::Error> {
+        self.get_with(path, &[]).await
+    }
+
+    /// With further headers.
+    pub async fn get_with(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, HeaderMap, Bytes), hyper::Error> {
         self.sender.ready().await?;
-        let request = Request::get(path).header("host", &self.host).body(Full::default()).unwrap();
+        let mut request = Request::get(path).header("host", &self.host);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).unwrap();
         let answer = self.sender.send_request(request).await?;
         let (head, body) = answer.into_parts();
         Ok((head.status.as_u16(), head.headers, body.collect().await?.to_bytes()))

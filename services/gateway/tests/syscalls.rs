@@ -1,0 +1,95 @@
+//! The guard of the data plane's cost that noise cannot touch: system calls per proxied request.
+//!
+//! Four are needed (read and write on either side); what is above is a share of `epoll_wait`, and whatever somebody
+//! added to the request path. Connections are set up before counting begins.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/harness.rs"]
+mod harness;
+
+use std::process::Command;
+use std::time::Duration;
+
+use harness::{Binary, Client, config};
+use plinth_testbed::process::Process;
+use plinth_testbed::upstream::Upstream;
+use plinth_testbed::{eventually, tools};
+use rustix::process::Signal;
+
+const CONNECTIONS: usize = 64;
+const REQUESTS: usize = 100;
+const MOST: f64 = 4.3;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxied_request_costs_at_most_four_point_three_system_calls() {
+    let upstream = Upstream::start().await;
+    let text = config(&[upstream.addr], "").replace("_timeout: 300", "_timeout: 60000");
+    let gateway = Binary::start(&text, &["--workers", "1", "--config-poll", "1h"]).await;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        clients.push(Client::connect(gateway.proxy).await);
+    }
+    let clients = drive(clients, 20).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let counts = folder.path().join("counts");
+    let mut strace = attach(gateway.process.id(), &counts, folder.path()).await;
+    drive(clients, REQUESTS).await;
+    strace.signal(Signal::INT);
+    strace.wait(Duration::from_secs(20));
+
+    let table = std::fs::read_to_string(&counts).unwrap();
+    let calls: u64 = table.lines().filter_map(calls).sum();
+    let requests = CONNECTIONS * REQUESTS;
+    let each = calls as f64 / requests as f64;
+    assert!(each >= 4.0, "{each:.2} system calls per request: not all of them were counted\n{table}");
+    assert!(each <= MOST, "{each:.2} system calls per request, at most {MOST} are allowed\n{table}");
+    println!("{each:.3} system calls per request\n{table}");
+}
+
+/// Every client sends `rounds` requests, all clients at once.
+async fn drive(clients: Vec<Client>, rounds: usize) -> Vec<Client> {
+    let running: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            tokio::spawn(async move {
+                for _ in 0..rounds {
+                    assert_eq!(client.get("/").await.unwrap().0, 200);
+                }
+                client
+            })
+        })
+        .collect();
+    let mut clients = Vec::with_capacity(running.len());
+    for client in running {
+        clients.push(client.await.unwrap());
+    }
+    clients
+}
+
+/// strace counting the calls of all threads of `process`. Where tracing is forbidden the test fails: a guard that
+/// skips guards nothing.
+async fn attach(process: u32, counts: &std::path::Path, folder: &std::path::Path) -> Process {
+    let program = tools::program("strace", "PLINTH_TEST_STRACE_BIN", &[], "the package strace");
+    let mut command = Command::new(program);
+    command.args(["-f", "-c", "-o"]).arg(counts).args(["-p", &process.to_string()]);
+    let mut strace = Process::spawn("strace", command, folder);
+    eventually("strace attaches to the gateway", Duration::from_secs(20), || {
+        let (output, exited) = (strace.output(), strace.exited());
+        assert!(
+            exited.is_none(),
+            "strace cannot trace the gateway, so system calls cannot be counted here. It needs ptrace: the same \
+             user, no Yama restriction (kernel.yama.ptrace_scope = 0 or root), in a container CAP_SYS_PTRACE. It said:\n{output}"
+        );
+        async move { plinth_testbed::holds(output.contains("attached"), output) }
+    })
+    .await;
+    strace
+}
+
+/// Calls in a line of strace's table: `% time, seconds, usecs/call, calls, [errors], syscall`.
+fn calls(line: &str) -> Option<u64> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    fields.first()?.parse::<f64>().ok()?;
+    if fields.last() == Some(&"total") { None } else { fields.get(3)?.parse().ok() }
+}
