@@ -43,7 +43,7 @@ pub struct ConfigSettings {
     pub request_timeout: Duration,
     /// How long one poll for changes blocks. Default 30 s.
     pub wait: Duration,
-    /// Keeps every value read, for the next start while the service is away. It holds the values as plain text, so it is
+    /// One file per client. Keeps every answer (also that a key does not exist), for the next start while the service is away. It holds the values as plain text, so it is
     /// written with mode 0600. Default none.
     pub last_good: Option<PathBuf>,
 }
@@ -175,7 +175,7 @@ impl ConfigClient {
             Ok(answer) => Ok(Known { item: answer.item, origin: Origin::Live }),
             Err(error) if error.is_unavailable() => {
                 let kept = self.inner.last_good.as_ref().and_then(|file| file.get(key));
-                kept.map(|item| Known { item: Some(item), origin: Origin::File }).ok_or(error)
+                kept.map(|item| Known { item, origin: Origin::File }).ok_or(error)
             }
             Err(error) => Err(error),
         }

@@ -206,6 +206,7 @@ async fn starts_from_the_last_good_file() {
     })
     .await;
 
-    std::fs::write(&path, "not ours").unwrap();
-    assert!(matches!(with_file(&service, &path), Err(Error::Document { .. })));
+    let foreign = folder.path().join("foreign");
+    std::fs::write(&foreign, "not ours").unwrap();
+    assert!(matches!(with_file(&service, &foreign), Err(Error::Document { .. })));
 }

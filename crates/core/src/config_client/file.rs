@@ -1,4 +1,5 @@
-//! The last-good file: one JSON object of items by key, replaced as a whole.
+//! The last-good file: one JSON object of items by key, replaced as a whole. `null` notes that the service was asked and has no such
+//! key, so that defaults hold offline as they did online.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 use super::Item;
 use crate::Error;
 
-type Items = BTreeMap<String, Item>;
+type Items = BTreeMap<String, Option<Item>>;
 
 #[derive(Debug)]
 pub(super) struct LastGood {
@@ -32,18 +33,20 @@ impl LastGood {
         Ok(Self { path: path.to_owned(), items: Mutex::new(items), writing: Arc::default() })
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<Item> {
+    /// The last answer about a key; the outer `None`: it was never answered.
+    pub(super) fn get(&self, key: &str) -> Option<Option<Item>> {
         self.items.lock().get(key).cloned()
     }
 
-    /// Notes the item (`None`: the key is gone) and writes the file, by renaming, so that a crash leaves the old one.
+    /// Notes the item (`None`: there is no such key) and writes the file, by renaming, so that a crash leaves the old one.
     pub(super) async fn put(&self, key: &str, item: Option<Item>) -> Result<(), Error> {
         let changed = {
             let mut items = self.items.lock();
-            match item {
-                Some(item) => items.insert(key.to_owned(), item.clone()).as_ref() != Some(&item),
-                None => items.remove(key).is_some(),
+            let differs = items.get(key) != Some(&item);
+            if differs {
+                items.insert(key.to_owned(), item);
             }
+            differs
         };
         if !changed {
             return Ok(());

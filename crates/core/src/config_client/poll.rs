@@ -82,7 +82,7 @@ impl Poll {
             Some(_) => false,
             None => match kept {
                 Some(item) => {
-                    *current = Some(Known { item: Some(item), origin: Origin::File });
+                    *current = Some(Known { item, origin: Origin::File });
                     true
                 }
                 None => false,

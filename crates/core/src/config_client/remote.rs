@@ -68,6 +68,7 @@ impl Remote {
         let incoming = self.transport.send(request, deadline).await?;
         let index =
             incoming.headers.get("x-plinth-index").and_then(|value| value.to_str().ok()?.parse().ok());
+        let from_service = index.is_some();
         let index = index.unwrap_or(0);
         match incoming.status.as_u16() {
             200 => {
@@ -78,7 +79,9 @@ impl Remote {
                 })?;
                 Ok(Answer { item: Some(item), index })
             }
-            404 => Ok(Answer { item: None, index }),
+            // Only the service itself gives an index. Another 404 (a wrong address, a gateway without the route) says nothing
+            // about the key and must not make defaults current or spoil the last-good file.
+            404 if from_service => Ok(Answer { item: None, index }),
             status => Err(Error::Status {
                 method: "GET".to_owned(),
                 path: shown,

@@ -5,6 +5,7 @@
 mod api;
 mod auth;
 mod bad_input;
+mod client;
 mod events;
 mod outages;
 mod postgres;

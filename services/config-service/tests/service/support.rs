@@ -157,10 +157,12 @@ pub fn spawn(consul: SocketAddr, folder: &Path, name: &str, flags: &[&str]) -> P
     command
         .env_clear()
         .env("CONSUL_HTTP_ADDR", consul.to_string())
-        .args(["--listen", "127.0.0.1:0", "--shutdown-drain-delay", "0s"])
-        .arg("--data-dir")
+        .args(["--shutdown-drain-delay", "0s", "--data-dir"])
         .arg(folder.join("data"))
         .args(flags);
+    if !flags.contains(&"--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
     Process::spawn(name, command, folder)
 }
 
