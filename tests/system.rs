@@ -12,6 +12,7 @@ mod support {
     pub mod seed;
 }
 mod scenarios {
+    pub mod failures;
     pub mod main_job;
     pub mod tracing;
     pub mod up;
