@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -114,7 +118,7 @@ impl Agent {
             Arc::new(Server::new(engine.clone(), timers.clone(), identity, token, settings.max_body));
         let tasks = vec![
             tokio::spawn(timers.run(engine.clone(), node.clone())),
-            tokio::spawn(timers::reap(engine.clone(), node.clone())),
+            tokio::spawn(timers::reap(engine.clone(), node.clone(), server.runners.clone())),
             tokio::spawn(runners::run(engine.clone(), node, server.runners.subscribe())),
         ];
         let (stop, stopped) = watch::channel(false);
@@ -260,7 +264,7 @@ async fn accept(
         let server = server.clone();
         let service = service_fn(move |request| {
             let server = server.clone();
-            async move { Ok::<_, std::convert::Infallible>(server.handle(request).await) }
+            async move { Ok::<_, std::convert::Infallible>(respond(server, request).await) }
         });
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
@@ -273,6 +277,23 @@ async fn accept(
     drop(listener);
     if tokio::time::timeout(settings.shutdown_timeout, graceful.shutdown()).await.is_err() {
         tracing::warn!("some connections did not finish in time");
+    }
+}
+
+/// A change is carried to its end in a task of its own, although its client may have gone: what follows the write (the time
+/// of a TTL or a session, the task that probes) must not be lost with the connection. KV writes have nothing after them.
+async fn respond(server: Arc<Server>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() == Method::GET || request.uri().path().starts_with("/v1/kv/") {
+        return server.handle(request).await;
+    }
+    match tokio::spawn(async move { server.handle(request).await }).await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::error!(%error, "a request's task ended badly");
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Error {
         "{path} is damaged at byte {offset} and later files depend on it; restore the folder from a copy"
     )]
     Damaged { path: PathBuf, offset: u64 },
+    #[error("{path} is missing, and acknowledged writes with it; restore the folder from a copy")]
+    Missing { path: PathBuf },
     #[error("{path}: record {index} does not follow from the state before it")]
     Diverged { path: PathBuf, index: u64 },
     #[error("cannot register the agent's own node")]

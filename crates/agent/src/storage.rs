@@ -61,6 +61,7 @@ impl Folder {
             }
         }
         let logs: Vec<u64> = files.logs.iter().copied().filter(|n| *n >= first).collect();
+        no_gap(dir, first, &logs)?;
         let mut length = 0;
         for (at, number) in logs.iter().enumerate() {
             let last = at + 1 == logs.len();
@@ -210,6 +211,22 @@ fn storage(action: &'static str, path: &Path, source: io::Error) -> Error {
 
 fn sync_folder(dir: &Path) -> Result<(), Error> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| storage("sync", dir, e))
+}
+
+/// The logs must go on from the snapshot without a gap: otherwise what a lost or damaged file held would silently be missing,
+/// in the worst case everything.
+fn no_gap(dir: &Path, first: u64, logs: &[u64]) -> Result<(), Error> {
+    // A folder that was never used has none; a snapshot is only ever written after its log was begun.
+    if logs.is_empty() && first == 0 {
+        return Ok(());
+    }
+    let whole = (first..).zip(logs).all(|(wanted, found)| wanted == *found);
+    if !logs.is_empty() && whole {
+        return Ok(());
+    }
+    let missing =
+        (first..).zip(logs).find(|(wanted, found)| wanted != *found).map_or(first, |(wanted, _)| wanted);
+    Err(Error::Missing { path: log_path(dir, missing) })
 }
 
 fn take_lock(dir: &Path) -> Result<File, Error> {

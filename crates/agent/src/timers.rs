@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::engine::Engine;
@@ -151,30 +151,83 @@ impl Timers {
 }
 
 /// Removes services whose checks stayed critical for too long, and brings lagging outputs to the catalog.
-pub(crate) async fn reap(engine: Arc<Engine>, node: String) {
+pub(crate) async fn reap(engine: Arc<Engine>, node: String, runners: watch::Sender<u64>) {
     let mut every = tokio::time::interval(REAP_EVERY);
     let mut outputs = Instant::now() + OUTPUTS_EVERY;
     loop {
         every.tick().await;
-        let state = engine.state();
-        let now = crate::engine::now();
-        for check in state.local_checks() {
-            let (Some(after), Some(since)) = (check.deregister_after, check.critical_since) else { continue };
-            let limit = after.max(REAP_LEAST).as_millis() as u64;
-            if check.check.service_id.is_empty() || now.saturating_sub(since) < limit {
-                continue;
-            }
-            let id = check.check.service_id.clone();
-            tracing::info!(service = %id, check = %check.check.check_id, "critical for too long: deregistered");
-            if let Err(error) = engine.write(Command::AgentServiceRemove { node: node.clone(), id }).await {
-                tracing::warn!(%error, "cannot deregister a critical service");
-            }
-        }
+        remove_critical(&engine, &node, crate::engine::now(), &runners).await;
         if Instant::now() >= outputs {
             outputs = Instant::now() + OUTPUTS_EVERY;
             if let Err(error) = engine.write(Command::AgentOutputs { node: node.clone() }).await {
                 tracing::warn!(%error, "cannot bring outputs to the catalog");
             }
         }
+    }
+}
+
+/// `runners` is told of a removal, so that nobody goes on probing what is gone.
+async fn remove_critical(engine: &Engine, node: &str, now: u64, runners: &watch::Sender<u64>) {
+    for check in engine.state().local_checks() {
+        let (Some(after), Some(since)) = (check.deregister_after, check.critical_since) else { continue };
+        let limit = after.max(REAP_LEAST).as_millis() as u64;
+        if check.check.service_id.is_empty() || now.saturating_sub(since) < limit {
+            continue;
+        }
+        let id = check.check.service_id.clone();
+        tracing::info!(service = %id, check = %check.check.check_id, "critical for too long: deregistered");
+        match engine.write(Command::AgentServiceRemove { node: node.to_owned(), id }).await {
+            Ok(_) => runners.send_modify(|changes| *changes += 1),
+            Err(error) => tracing::warn!(%error, "cannot deregister a critical service"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::command::Registration;
+    use crate::state::local::{LocalCheck, LocalService};
+    use crate::state::model::{Check, Definition, Node, Service};
+
+    async fn with_critical_check(engine: &Engine, since: u64) {
+        let node = Node { node: "n".into(), address: "127.0.0.1".into(), ..Node::default() };
+        let own = Registration { node, skip_node_update: false, service: None, checks: Vec::new() };
+        engine.write(Command::Register(Box::new(own))).await.unwrap();
+        let service = Service { id: "web-1".into(), service: "web".into(), ..Service::default() };
+        let check = LocalCheck {
+            check: Check {
+                node: "n".into(),
+                check_id: "service:web-1".into(),
+                status: "critical".into(),
+                service_id: "web-1".into(),
+                ..Check::default()
+            },
+            target: Definition::default(),
+            runner: Runner::Tcp { interval: Duration::from_secs(1), timeout: Duration::from_secs(1) },
+            deregister_after: Some(Duration::from_secs(1)),
+            critical_since: Some(since),
+        };
+        let register = Command::AgentService {
+            node: "n".into(),
+            service: Box::new(LocalService { service }),
+            checks: vec![check],
+            replace_checks: false,
+        };
+        engine.write(register).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_service_critical_for_too_long_goes_with_its_probes() {
+        let engine = Engine::start(State::default(), None, u64::MAX).unwrap();
+        with_critical_check(&engine, 1_000).await;
+        let (runners, told) = watch::channel(0);
+        let least = REAP_LEAST.as_millis() as u64;
+        remove_critical(&engine, "n", 1_000 + least - 1, &runners).await;
+        assert!(engine.state().local_service("web-1").is_some() && !told.has_changed().unwrap());
+        remove_critical(&engine, "n", 1_000 + least, &runners).await;
+        assert!(engine.state().local_service("web-1").is_none());
+        assert!(told.has_changed().unwrap(), "its probes go on");
+        engine.stop().await;
     }
 }

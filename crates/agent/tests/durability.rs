@@ -222,6 +222,34 @@ async fn a_restart_restores_everything_through_snapshots() {
     agent.shutdown().await;
 }
 
+/// Its log is empty, as right after a snapshot, so that nothing but the gap tells that everything is missing.
+#[tokio::test]
+async fn a_damaged_snapshot_is_no_empty_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = Agent::start(settings(folder.path(), 1)).await.unwrap();
+    put(&format!("http://{}", agent.address()), "/v1/kv/a", "1").await.unwrap();
+    agent.shutdown().await;
+    let ends_in = |what: &str| {
+        let mut found: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .filter(|p| p.extension().is_some_and(|e| e == what))
+            .collect();
+        found.sort();
+        found
+    };
+    let snapshot = ends_in("snapshot").pop().unwrap();
+    let whole = std::fs::read(&snapshot).unwrap();
+    std::fs::write(&snapshot, &whole[..whole.len() / 2]).unwrap();
+    for log in ends_in("log") {
+        std::fs::write(log, "").unwrap();
+    }
+    let refused = Agent::start(settings(folder.path(), 1)).await.unwrap_err();
+    assert!(matches!(refused, Error::Missing { .. }), "{refused}");
+    std::fs::write(&snapshot, &whole).unwrap();
+    Agent::start(settings(folder.path(), 1)).await.unwrap().shutdown().await;
+}
+
 #[tokio::test]
 async fn two_agents_cannot_share_a_folder() {
     let folder = tempfile::tempdir().unwrap();

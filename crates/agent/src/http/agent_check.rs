@@ -91,8 +91,9 @@ impl Server {
         let node = self.node_name().to_owned();
         let command =
             Command::AgentCheckStatus { node, id: id.to_owned(), status: status.to_owned(), output };
-        self.engine.write(command).await?;
+        // It came in time even when the disk is slow: armed after the write, an expiry could be queued behind this report.
         self.timers.arm_check(id, ttl);
+        self.engine.write(command).await?;
         Ok(Reply::ok())
     }
 }

@@ -210,10 +210,10 @@ impl Server {
 
     fn decode_registration(&self, body: &[u8]) -> Result<(Registration, String), Malformed> {
         let mut fields = Fields::new(decode::json(body)?)?;
-        let name = fields.text(&["Node"])?;
+        let name = fields.name(&["Node"])?;
         let datacenter = fields.text(&["Datacenter"])?;
         let node = Node {
-            id: fields.text(&["ID"])?,
+            id: fields.name(&["ID"])?,
             node: name.clone(),
             address: fields.text(&["Address"])?,
             datacenter: self.datacenter().to_owned(),
@@ -240,9 +240,9 @@ impl Server {
     pub(super) async fn catalog_deregister(&self, call: &Call<'_>) -> Handled {
         let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
         let mut fields = decode::json(&call.body).and_then(Fields::new).map_err(failed)?;
-        let node = fields.text(&["Node"]).map_err(failed)?;
-        let service = fields.text(&["ServiceID"]).map_err(failed)?;
-        let check = fields.text(&["CheckID"]).map_err(failed)?;
+        let node = fields.name(&["Node"]).map_err(failed)?;
+        let service = fields.name(&["ServiceID"]).map_err(failed)?;
+        let check = fields.name(&["CheckID"]).map_err(failed)?;
         let datacenter = fields.text(&["Datacenter"]).map_err(failed)?;
         fields.ignore(&["Address", "Namespace", "Partition", "Token", "WriteRequest", "PeerName"]);
         fields.finish().map_err(failed)?;

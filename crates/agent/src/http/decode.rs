@@ -104,6 +104,15 @@ impl Fields {
         }
     }
 
+    /// Text that names something: the store joins names with NUL, so none may hold one.
+    pub fn name(&mut self, names: &[&str]) -> Decoded<String> {
+        let text = self.text(names)?;
+        if text.contains('\0') {
+            return Err(Malformed(format!("{} must not contain NUL", names[0])));
+        }
+        Ok(text)
+    }
+
     pub fn flag(&mut self, names: &[&str]) -> Decoded<bool> {
         match self.take(names) {
             None => Ok(false),
@@ -179,8 +188,8 @@ fn text_of(value: Value, field: &str) -> Decoded<String> {
 pub fn node(value: Value, datacenter: &str) -> Decoded<Node> {
     let mut fields = Fields::new(value)?;
     let node = Node {
-        id: fields.text(&["ID"])?,
-        node: fields.text(&["Node"])?,
+        id: fields.name(&["ID"])?,
+        node: fields.name(&["Node"])?,
         address: fields.text(&["Address"])?,
         datacenter: Some(fields.text(&["Datacenter"])?)
             .filter(|d| !d.is_empty())
@@ -255,8 +264,8 @@ pub fn service(value: Value) -> Decoded<Service> {
 
 /// The fields every form of a service has.
 pub fn service_fields(fields: &mut Fields, name: &str) -> Decoded<Service> {
-    let service = fields.text(&[name])?;
-    let id = fields.text(&["ID"])?;
+    let service = fields.name(&[name])?;
+    let id = fields.name(&["ID"])?;
     Ok(Service {
         kind: fields.text(&["Kind"])?,
         id: if id.is_empty() { service.clone() } else { id },
@@ -285,16 +294,16 @@ pub fn service_fields(fields: &mut Fields, name: &str) -> Decoded<Service> {
 pub fn check(value: Value) -> Decoded<Check> {
     let mut fields = Fields::new(value)?;
     let definition = fields.take(&["Definition"]).map(definition).transpose()?.unwrap_or_default();
-    let name = fields.text(&["Name"])?;
-    let id = fields.text(&["CheckID"])?;
+    let name = fields.name(&["Name"])?;
+    let id = fields.name(&["CheckID"])?;
     let check = Check {
-        node: fields.text(&["Node"])?,
+        node: fields.name(&["Node"])?,
         check_id: if id.is_empty() { name.clone() } else { id },
         name,
         status: fields.text(&["Status"])?,
         notes: fields.text(&["Notes"])?,
         output: fields.text(&["Output"])?,
-        service_id: fields.text(&["ServiceID"])?,
+        service_id: fields.name(&["ServiceID"])?,
         service_name: fields.text(&["ServiceName"])?,
         service_tags: fields.texts(&["ServiceTags"])?,
         kind: fields.text(&["Type"])?,
@@ -385,16 +394,16 @@ impl AgentCheck {
 
 pub fn agent_check(value: Value) -> Decoded<AgentCheck> {
     let mut fields = Fields::new(value)?;
-    let id = fields.text(&["CheckID"])?;
-    let other = fields.text(&["ID"])?;
+    let id = fields.name(&["CheckID"])?;
+    let other = fields.name(&["ID"])?;
     let args = fields.texts(&["ScriptArgs", "script_args", "Args"])?.unwrap_or_default();
     let docker = fields.text(&["DockerContainerID", "docker_container_id"])?;
     let script = fields.text(&["Script"])?;
     let check = AgentCheck {
         id: if id.is_empty() { other } else { id },
-        name: fields.text(&["Name"])?,
+        name: fields.name(&["Name"])?,
         notes: fields.text(&["Notes"])?,
-        service_id: fields.text(&["ServiceID", "service_id"])?,
+        service_id: fields.name(&["ServiceID", "service_id"])?,
         status: fields.text(&["Status"])?,
         script: !args.is_empty() || !docker.is_empty() || !script.is_empty(),
         interval: fields.duration(&["Interval"])?.filter(|d| !d.is_zero()),
@@ -432,4 +441,29 @@ pub fn agent_check(value: Value) -> Decoded<AgentCheck> {
     ]);
     fields.finish()?;
     Ok(check)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_hold_no_nul() {
+        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        let nul = |result: Decoded<()>| result.unwrap_err().0.contains("NUL");
+        for text in [r#"{"Service":"a\u0000b"}"#, r#"{"Service":"a","ID":"\u0000"}"#] {
+            assert!(nul(service(json(text)).map(drop)), "{text}");
+        }
+        for text in [
+            r#"{"Node":"a\u0000","CheckID":"c"}"#,
+            r#"{"Node":"a","CheckID":"c\u0000"}"#,
+            r#"{"Node":"a","CheckID":"c","ServiceID":"s\u0000"}"#,
+        ] {
+            assert!(nul(check(json(text)).map(drop)), "{text}");
+        }
+        assert!(nul(node(json(r#"{"Node":"a\u0000"}"#), "dc1").map(drop)));
+        assert!(nul(agent_check(json(r#"{"Name":"a\u0000","TTL":"10s"}"#)).map(drop)));
+        let output = check(json(r#"{"Node":"a","CheckID":"c","Output":"\u0000"}"#)).unwrap();
+        assert_eq!(output.output, "\0", "a check may say what it likes");
+    }
 }

@@ -44,7 +44,7 @@ impl Server {
     fn decode_session(&self, body: &[u8]) -> Result<Result<Session, Reply>, Malformed> {
         let value = if body.is_empty() { Value::Null } else { decode::json(body)? };
         let mut fields = Fields::new(value)?;
-        let node = fields.text(&["Node"])?;
+        let node = fields.name(&["Node"])?;
         let lock_delay = match fields.take(&["LockDelay"]) {
             None => DEFAULT_LOCK_DELAY,
             Some(Value::String(text)) => duration::parse(&text).map_err(Malformed)?,
@@ -65,7 +65,7 @@ impl Server {
                 .into_iter()
                 .map(|value| {
                     let mut fields = Fields::new(value)?;
-                    Ok(ServiceCheck { id: fields.text(&["ID"])?, namespace: fields.text(&["Namespace"])? })
+                    Ok(ServiceCheck { id: fields.name(&["ID"])?, namespace: fields.text(&["Namespace"])? })
                 })
                 .collect::<Result<Vec<_>, Malformed>>()
         });

@@ -109,7 +109,7 @@ impl Server {
         } else if let Some(service) = fields.take(&["Service"]) {
             let mut fields = Fields::new(service)?;
             let verb = fields.text(&["Verb"])?;
-            let node = fields.text(&["Node"])?;
+            let node = fields.name(&["Node"])?;
             let service = decode::service(fields.take(&["Service"]).unwrap_or_default())?;
             fields.finish()?;
             Some(TxnOp::Service { verb, node, service: Box::new(service) })
