@@ -226,6 +226,40 @@ async fn ttl_checks_expire() {
     agent.shutdown().await;
 }
 
+/// What follows a write must not depend on the client's patience: a check whose time never starts stays passing for ever.
+#[tokio::test]
+async fn a_client_that_leaves_early_does_not_stop_the_clock() {
+    use tokio::io::AsyncWriteExt as _;
+    const CHECKS: usize = 30;
+    let folder = tempfile::tempdir().unwrap();
+    let data = plinth_agent::Data::Dir(folder.path().to_owned());
+    let agent = Agent::start(Settings { http_port: 0, data, ..Settings::default() }).await.unwrap();
+    let api = Api(format!("http://{}", agent.address()));
+    for n in 0..CHECKS {
+        let body = format!(r#"{{"Name":"t{n}","TTL":"100ms","Status":"passing"}}"#);
+        let head = format!(
+            "PUT /v1/agent/check/register HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = tokio::net::TcpStream::connect(agent.address()).await.unwrap();
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        // Long enough to be taken up, too short to be answered by a disk: any point in between may be hit.
+        for _ in 0..n {
+            tokio::task::yield_now().await;
+        }
+    }
+    // Of some the agent may never have seen the request; those it took must expire.
+    eventually("all that were registered expire", Duration::from_secs(10), || async {
+        let answer = api.get("/v1/agent/checks").await;
+        let checks: Value = serde_json::from_slice(answer.body()).unwrap();
+        let checks = checks.as_object().unwrap();
+        let expired = checks.values().filter(|c| c["Status"] == "critical").count();
+        holds(expired > 0 && expired == checks.len(), format!("{expired} of {}", checks.len()))
+    })
+    .await;
+    agent.shutdown().await;
+}
+
 #[tokio::test]
 async fn http_and_tcp_checks_run() {
     let (agent, api) = Api::start().await;
