@@ -41,12 +41,13 @@ async fn bad_settings_are_named_all_at_once() {
         let faults = ["--listen", "nowhere", "--shutdown-timeout", "soon"];
         refused(program, &faults, &[], &["listen", "shutdown"]);
         refused(program, &["--listen", "0.0.0.0:0", "--advertise", "127.0.0.1"], &[], &["auth"]);
-        let short = program.trim_end_matches("-service").to_uppercase().replace('-', "_");
+        let short = program.split('-').next().unwrap_or(program).to_uppercase();
         let variable = format!("PLINTH_{short}__LISTEN");
         refused(program, &[], &[(&variable, "nowhere")], &["nowhere"]);
     }
     refused("gateway", &["--proxy-listen", "nowhere"], &[], &["proxy"]);
     refused("gateway", &[], &[("KONG_DATABASE", "postgres")], &["KONG_DATABASE"]);
+    refused("gateway", &["--proxy-listen", "off", "--admin-listen", "0.0.0.0:0"], &[], &["auth"]);
     refused("health-aggregator", &["--probe-failures", "0"], &[], &["probe"]);
     refused("plinth", &["agent"], &[], &["--data-dir"]);
     refused("plinth", &["agent", "--in-memory", "--http-port", "70000"], &[], &["70000"]);

@@ -151,7 +151,7 @@ async fn reloads_and_bad_files_drop_no_connection() {
         let begun = answered.load(Ordering::Relaxed);
         eventually("the change runs, and requests with it", LIMIT, || async {
             let status = edge.status().await;
-            let served = answered.load(Ordering::Relaxed) >= begun + CLIENTS;
+            let served = answered.load(Ordering::Relaxed) >= begun + 10 * CLIENTS;
             holds(status["generation"].as_u64() > Some(before) && served, status.to_string())
         })
         .await;
@@ -175,14 +175,17 @@ async fn reloads_and_bad_files_drop_no_connection() {
     assert!(edge.gateway.process.output().contains("configuration refused"), "and the log says it");
     // Also one that is no YAML, and an empty one, as an editor leaves it for a moment.
     for text in ["services: [", ""] {
+        let (begun, last) =
+            (answered.load(Ordering::Relaxed), edge.status().await["last_reload"]["error"].clone());
         edge.write(text);
-        let begun = answered.load(Ordering::Relaxed);
-        eventually("traffic goes on", LIMIT, || async {
-            let count = answered.load(Ordering::Relaxed);
-            holds(count > begun + 10 * CLIENTS, format!("{begun} then {count}"))
+        eventually("it is refused, and traffic goes on", LIMIT, || async {
+            let (count, status) = (answered.load(Ordering::Relaxed), edge.status().await);
+            let refused = status["last_reload"]["ok"] == false && status["last_reload"]["error"] != last;
+            holds(refused && count > begun + 10 * CLIENTS, format!("{begun} then {count}, {status}"))
         })
         .await;
     }
+    assert_eq!(edge.status().await["generation"], before);
     edge.write(&(good + "# good again\n"));
     eventually("the good file is taken", LIMIT, || async {
         let status = edge.status().await;
