@@ -11,6 +11,7 @@ pub mod discovery;
 pub mod error;
 pub mod health;
 pub mod registration;
+pub mod tls;
 
 mod secret;
 mod transport;
