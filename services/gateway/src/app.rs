@@ -19,8 +19,8 @@ use crate::kong_metrics::KongMetrics;
 use crate::listen::{self, Bound, Listen};
 use crate::metrics::Metrics;
 use crate::plugins;
-use crate::reload::Configurator;
-use crate::settings::{ConfigSource, Settings};
+use crate::reload::{self, Configurator};
+use crate::settings::Settings;
 use crate::worker::{Shared, Workers};
 
 /// The service. It has listeners of its own; its runtime beside the workers is small.
@@ -38,6 +38,8 @@ struct Proxy {
 /// # Errors
 /// Settings, addresses, certificates or a configuration that cannot be used.
 pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
+    // before anybody can know the process: a SIGHUP that comes early must not end it
+    let hangup = reload::hangup()?;
     let certificates = certificates(&settings)?;
     let proxies = bind(&settings, certificates.as_ref())?;
     let metrics = Metrics::new(&context.metrics.registry, settings.workers)?;
@@ -82,7 +84,10 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
             // the workers are done: nothing logs any more
             tokio::task::spawn_blocking(move || configurator.flush()).await
         })
-        .task("configuration", |stop| follow(following, source, poll, stop))
+        .task("configuration", |stop| async move {
+            following.follow(source, poll, hangup, stop).await;
+            Ok::<_, Error>(())
+        })
         .task("endpoints", |stop| async move {
             tending.tend(stop).await;
             Ok::<_, Error>(())
@@ -95,15 +100,6 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
             Ok::<_, Error>(())
         });
     Ok(builder.start().await?)
-}
-
-async fn follow(
-    configurator: Arc<Configurator>,
-    source: ConfigSource,
-    poll: Duration,
-    stop: CancellationToken,
-) -> Result<(), Error> {
-    configurator.follow(source, poll, stop).await
 }
 
 fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, Error> {

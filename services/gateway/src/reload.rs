@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::digest;
 use parking_lot::Mutex;
 use plinth_kong::{Config, Format, Loaded};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::certificates::Certificates;
@@ -192,22 +193,18 @@ impl Configurator {
     }
 
     /// Follows the source until told to stop: the file's changes every `poll`, and SIGHUP.
-    ///
-    /// # Errors
-    /// When the signal cannot be listened for.
     pub async fn follow(
         self: Arc<Self>,
         source: ConfigSource,
         poll: Duration,
+        mut hangup: Signal,
         stop: CancellationToken,
-    ) -> Result<(), Error> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut hangup = signal(SignalKind::hangup()).map_err(Error::Signal)?;
+    ) {
         let mut look = tokio::time::interval(poll.max(Duration::from_millis(10)));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let forced = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return,
                 _ = look.tick() => false,
                 _ = hangup.recv() => true,
             };
@@ -254,6 +251,14 @@ impl Configurator {
             self.kong.update(&self.current());
         }
     }
+}
+
+/// SIGHUP, which from now on no longer ends the process.
+///
+/// # Errors
+/// When the signal cannot be listened for.
+pub fn hangup() -> Result<Signal, Error> {
+    signal(SignalKind::hangup()).map_err(Error::Signal)
 }
 
 /// Modification time, size and inode: what changes whenever a file is written or replaced.

@@ -20,6 +20,17 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// `flags` and what they leave open: every listener on a free port, quiet and quick.
+fn with_defaults(flags: &[&str], more: &[&str]) -> Vec<String> {
+    let listeners =
+        ["--proxy-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"];
+    let quiet = ["--register", "false", "--shutdown-drain-delay", "0ms"];
+    let defaults = [&listeners[..], &quiet, more].concat();
+    let open = defaults.chunks(2).filter(|pair| !flags.contains(&pair[0])).flatten();
+    open.chain(flags).map(|&flag| flag.to_owned()).collect()
+}
+
+/// A gateway in this process.
 pub struct Gateway {
     pub proxy: SocketAddr,
     pub admin: SocketAddr,
@@ -40,13 +51,8 @@ impl Gateway {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("kong.yml");
         std::fs::write(&file, config).unwrap();
-        let mut args: Vec<String> = ["--config", file.to_str().unwrap(), "--proxy-listen", "127.0.0.1:0"]
-            .into_iter()
-            .chain(["--admin-listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0", "--workers", "2"])
-            .chain(["--register", "false", "--config-poll", "20ms", "--shutdown-drain-delay", "0ms"])
-            .map(str::to_owned)
-            .collect();
-        args.extend(flags.iter().map(|&flag| flag.to_owned()));
+        let mut args = vec!["--config".to_owned(), file.display().to_string()];
+        args.extend(with_defaults(flags, &["--workers", "2", "--config-poll", "20ms"]));
         let sources = Sources::new("gateway", args, BTreeMap::new(), None).unwrap();
         let mut reader = Reader::new(&sources);
         let service = ServiceSettings::read(&mut reader, &gateway::SERVICE);
@@ -69,6 +75,12 @@ impl Gateway {
             app: Some(app),
             _folder: folder,
         }
+    }
+
+    /// Where the listener `name` is.
+    pub fn address(&self, name: &str) -> SocketAddr {
+        let listening = self.app.as_ref().unwrap().addresses();
+        listening.iter().find(|listening| listening.name == name).unwrap().address
     }
 
     pub async fn get(&self, path: &str) -> Response<Bytes> {
@@ -112,17 +124,14 @@ pub struct Binary {
 }
 
 impl Binary {
-    /// Starts it, with `flags` after the usual ones, and waits until it is ready.
+    /// Starts it and waits until it is ready.
     pub async fn start(config: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("kong.yml");
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
         command.arg("--config").arg(&file);
-        for listener in ["--proxy-listen", "--admin-listen", "--status-listen"] {
-            command.args([listener, "127.0.0.1:0"]);
-        }
-        command.args(["--register", "false", "--shutdown-drain-delay", "0ms"]).args(flags);
+        command.args(with_defaults(flags, &[]));
         let mut process = Process::spawn("gateway", command, folder.path());
         let addresses = eventually("the gateway prints its addresses", Duration::from_secs(20), || {
             process.assert_running();
