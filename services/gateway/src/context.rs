@@ -260,10 +260,10 @@ impl RequestContext {
         self.head.headers.get(name)?.to_str().ok()
     }
 
-    /// The host the client asked for, with its port: `Host`, or `:authority` of HTTP/2.
+    /// The host the client asked for, with its port: the one in the target (`:authority` of HTTP/2) before `Host`.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
-        self.header(&header::HOST).or_else(|| self.head.uri.authority().map(http::uri::Authority::as_str))
+        self.head.uri.authority().map(http::uri::Authority::as_str).or_else(|| self.header(&header::HOST))
     }
 
     /// The scheme the client used: the connection's, or `X-Forwarded-Proto` of a trusted peer.

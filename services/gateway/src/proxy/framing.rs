@@ -5,13 +5,16 @@ use http::{Method, StatusCode, Version, header, request};
 
 /// The status a request is refused with, if it is.
 ///
-/// - HTTP/1.1 without exactly one usable `Host`: 400;
+/// - HTTP/1.1 without exactly one usable `Host`, a target with user information: 400;
 /// - any transfer coding but `chunked` alone, or on HTTP/1.0: 400;
 /// - TRACE and CONNECT: 405.
 #[must_use]
 pub fn refuse(head: &request::Parts) -> Option<StatusCode> {
     if head.method == Method::TRACE || head.method == Method::CONNECT {
         return Some(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    if head.uri.authority().is_some_and(|authority| !plausible_host(authority.as_str().as_bytes())) {
+        return Some(StatusCode::BAD_REQUEST);
     }
     if head.version >= Version::HTTP_2 {
         return None;
@@ -69,6 +72,9 @@ mod tests {
         assert_eq!(refused(one, "TRACE", &[("host", "a")]), Some(405));
         assert_eq!(refused(one, "CONNECT", &[("host", "a")]), Some(405));
         assert_eq!(refused(one, "POST", &[("host", "a"), ("transfer-encoding", "chunked")]), None);
+        let named =
+            Request::builder().uri("http://me@a/").header("host", "a").body(()).unwrap().into_parts().0;
+        assert_eq!(refuse(&named), Some(StatusCode::BAD_REQUEST));
         assert_eq!(refused(one, "POST", &[("host", "a"), ("transfer-encoding", "gzip, chunked")]), Some(400));
         assert_eq!(
             refused(
