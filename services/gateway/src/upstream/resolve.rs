@@ -47,6 +47,9 @@ impl Default for ResolveSettings {
     }
 }
 
+/// A DNS name without any address is asked again after this long, or `dns_refresh` when that is less.
+const DNS_RETRY: Duration = Duration::from_secs(1);
+
 /// What keeps one target's addresses up to date.
 enum Source {
     /// Never changes.
@@ -118,11 +121,15 @@ impl Target {
 
     /// The first addresses.
     async fn first(&mut self, settings: ResolveSettings) {
-        if let Source::Catalog(_, subscription) = &mut self.source
-            && subscription.borrow().is_none()
-        {
-            self.state.error = Some("not known to the service catalog yet".to_owned());
-            subscription.changed().await;
+        // what holds should this take longer than anybody waits for it
+        match &mut self.source {
+            Source::Fixed(_) => {}
+            Source::Dns => self.state.error = Some(format!("{}: no answer from DNS yet", self.spec.host)),
+            Source::Catalog(_, subscription) if subscription.borrow().is_none() => {
+                self.state.error = Some("not known to the service catalog yet".to_owned());
+                subscription.changed().await;
+            }
+            Source::Catalog(..) => {}
         }
         self.refresh(settings).await;
     }
@@ -131,6 +138,9 @@ impl Target {
     async fn due(&mut self, settings: ResolveSettings) {
         match &mut self.source {
             Source::Fixed(_) => std::future::pending().await,
+            Source::Dns if self.resolved.is_empty() => {
+                tokio::time::sleep(settings.dns_refresh.min(DNS_RETRY)).await;
+            }
             Source::Dns => tokio::time::sleep(settings.dns_refresh).await,
             Source::Catalog(_, subscription) => {
                 subscription.changed().await;
