@@ -1,4 +1,4 @@
-//! `*.service.consul` through the embedded agent: instances are found, the instance's port wins, a dead one is left.
+//! `*.service.consul` on the embedded agent and on real Consul: instances are found, the instance's port wins, a dead one is left.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/harness.rs"]
@@ -10,6 +10,7 @@ use std::time::Duration;
 use harness::{Client, Gateway};
 use http::Method;
 use plinth_agent::{Agent, Settings};
+use plinth_testbed::consul::RealConsul;
 use plinth_testbed::upstream::Upstream;
 use plinth_testbed::{eventually, holds};
 
@@ -23,15 +24,54 @@ async fn register(agent: SocketAddr, id: &str, instance: SocketAddr) {
     assert_eq!(answer.status(), 200);
 }
 
+/// What answers Consul's API.
+enum Catalog {
+    Embedded(Box<Agent>),
+    Real(Box<RealConsul>),
+}
+
+impl Catalog {
+    async fn embedded() -> Self {
+        let settings = Settings { http_port: 0, ..Settings::default() };
+        Self::Embedded(Box::new(Agent::start(settings).await.unwrap()))
+    }
+
+    async fn real() -> Self {
+        Self::Real(Box::new(RealConsul::start().await))
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Embedded(agent) => agent.address(),
+            Self::Real(consul) => consul.addr,
+        }
+    }
+
+    async fn end(self) {
+        match self {
+            Self::Embedded(agent) => agent.shutdown().await,
+            Self::Real(mut consul) => consul.kill(),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn instances_of_the_catalog_share_the_traffic_and_a_dead_one_costs_no_request() {
-    let agent = Agent::start(Settings { http_port: 0, ..Settings::default() }).await.unwrap();
+async fn instances_share_the_traffic_and_a_dead_one_costs_no_request_on_the_embedded_agent() {
+    instances_share_the_traffic_and_a_dead_one_costs_no_request(Catalog::embedded().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_share_the_traffic_and_a_dead_one_costs_no_request_on_real_consul() {
+    instances_share_the_traffic_and_a_dead_one_costs_no_request(Catalog::real().await).await;
+}
+
+async fn instances_share_the_traffic_and_a_dead_one_costs_no_request(catalog: Catalog) {
     let (one, two) = (Upstream::start().await, Upstream::start().await);
-    register(agent.address(), "one", one.addr).await;
-    register(agent.address(), "two", two.addr).await;
+    register(catalog.address(), "one", one.addr).await;
+    register(catalog.address(), "two", two.addr).await;
     let config = "_format_version: \"3.0\"\nservices:\n- name: users\n  url: http://user-service.service.consul:1\n  \
                   retries: 3\n  routes:\n  - {name: r, paths: [/]}\n";
-    let consul = format!("http://{}", agent.address());
+    let consul = format!("http://{}", catalog.address());
     let gateway = Gateway::start_with(config, &["--consul-address", &consul]).await;
     eventually("both instances get requests", Duration::from_secs(10), || async {
         let status = gateway.get("/").await.status();
@@ -52,13 +92,13 @@ async fn instances_of_the_catalog_share_the_traffic_and_a_dead_one_costs_no_requ
     assert!(retries < 50.0, "the dead instance left the rotation: {retries} retries");
 
     let three = Upstream::start().await;
-    register(agent.address(), "three", three.addr).await;
+    register(catalog.address(), "three", three.addr).await;
     eventually("a new instance gets requests", Duration::from_secs(10), || async {
         gateway.get("/").await;
         holds(!three.requests().is_empty(), "not yet")
     })
     .await;
-    agent.shutdown().await;
+    catalog.end().await;
     assert_eq!(
         client.get("/").await.unwrap().0,
         200,

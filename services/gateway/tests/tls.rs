@@ -1,0 +1,269 @@
+//! TLS towards clients and upstreams, and HTTP/2 with and without it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/harness.rs"]
+mod harness;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use harness::{Gateway, config};
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use plinth_testbed::upstream::Upstream;
+use plinth_testbed::{eventually, holds};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
+
+const CA: &str = "7b5cbb57-5bc6-4f5c-a1a9-4a0a0a0a0a01";
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key.
+struct Pair {
+    der: CertificateDer<'static>,
+    cert: String,
+    key: KeyPair,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn issue(&self, name: &str) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let cert = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        Pair { der: cert.der().clone(), cert: cert.pem(), key }
+    }
+
+    /// Connects with `name` as SNI; the certificate must be of this authority and for `name`.
+    async fn connect(&self, address: SocketAddr, name: &str, alpn: &[&str]) -> TlsStream<TcpStream> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn certificate_of(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+/// `count` requests at once over one HTTP/2 connection.
+async fn over_h2<I>(io: I, authority: &str, count: usize) -> Vec<Response<Bytes>>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let running: Vec<_> = (0..count)
+        .map(|number| {
+            let (mut sender, uri) = (sender.clone(), format!("https://{authority}/{number}"));
+            tokio::spawn(async move {
+                sender.ready().await.unwrap();
+                let request = Request::post(uri).body(Full::new(Bytes::from(vec![b'x'; 3000]))).unwrap();
+                let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+                Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for answer in running {
+        answers.push(answer.await.unwrap());
+    }
+    driver.abort();
+    answers
+}
+
+async fn echo() -> Upstream {
+    let upstream = Upstream::start().await;
+    upstream.respond(|request| async move { Response::new(Full::from(request.into_body())) });
+    upstream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_certificate_follows_the_server_name_and_h2_comes_by_alpn() {
+    let authority = Authority::new();
+    let fallback = authority.issue("fallback.test");
+    let (exact, wild) = (authority.issue("api.test"), authority.issue("*.wild.test"));
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, &fallback.cert).unwrap();
+    std::fs::write(&key, fallback.key.serialize_pem()).unwrap();
+    let upstream = echo().await;
+    let with = |certificates: Value| {
+        json!({
+            "_format_version": "3.0",
+            "services": [{
+                "name": "s", "url": format!("http://{}", upstream.addr),
+                "routes": [
+                    {"name": "by-sni", "paths": ["/only-api"], "snis": ["api.test"], "protocols": ["https"]},
+                    {"name": "all", "paths": ["/"], "strip_path": false},
+                ],
+            }],
+            "certificates": certificates,
+        })
+        .to_string()
+    };
+    let entry = |pair: &Pair, name: &str| json!({"cert": pair.cert, "key": pair.key.serialize_pem(), "snis": [{"name": name}]});
+    let both = json!([entry(&exact, "api.test"), entry(&wild, "*.wild.test")]);
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let flags = ["--proxy-tls-listen", "127.0.0.1:0", "--proxy-tls-cert", cert, "--proxy-tls-key", key];
+    let gateway = Gateway::start_with(&with(both), &flags).await;
+    let secure = gateway.address("proxy-tls");
+
+    for (name, wanted) in
+        [("api.test", &exact), ("API.test", &exact), ("a.wild.test", &wild), ("fallback.test", &fallback)]
+    {
+        let stream = authority.connect(secure, name, &["h2", "http/1.1"]).await;
+        assert_eq!(certificate_of(&stream), wanted.der, "{name}");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        for answer in over_h2(stream, name, 20).await {
+            assert_eq!((answer.status().as_u16(), answer.version()), (200, Version::HTTP_2));
+            assert_eq!(answer.body().len(), 3000);
+            assert!(!answer.headers().contains_key("connection"));
+        }
+    }
+    let request = upstream.requests().pop().unwrap();
+    assert_eq!(request.headers()["x-forwarded-proto"], "https");
+    assert_eq!(request.headers()["x-forwarded-host"], "fallback.test");
+    assert_eq!(request.headers()["x-forwarded-port"], secure.port().to_string());
+
+    // HTTP/1.1 over TLS, and a route that asks for a server name
+    let get = async |name: &str, path: &str| {
+        let stream = authority.connect(secure, name, &["http/1.1"]).await;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(path).header("host", name).body(Full::<Bytes>::default()).unwrap();
+        sender.send_request(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!(get("api.test", "/only-api").await, 200);
+    assert_eq!(upstream.requests().pop().unwrap().uri(), "/");
+    assert_eq!(get("fallback.test", "/only-api").await, 200);
+    assert_eq!(upstream.requests().pop().unwrap().uri(), "/only-api", "another name takes the other route");
+
+    // a new configuration, a new certificate; no restart
+    let renewed = authority.issue("api.test");
+    std::fs::write(&gateway.file, with(json!([entry(&renewed, "api.test")]))).unwrap();
+    eventually("the renewed certificate is shown", Duration::from_secs(10), || async {
+        let stream = authority.connect(secure, "api.test", &["h2"]).await;
+        holds(certificate_of(&stream) == renewed.der, "the old one")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h2_without_tls_is_understood_where_the_listener_allows_it() {
+    let upstream = echo().await;
+    let flags = ["--proxy-listen", "127.0.0.1:0 http2"];
+    let gateway = Gateway::start_with(&config(&[upstream.addr], ""), &flags).await;
+    let stream = TcpStream::connect(gateway.proxy).await.unwrap();
+    let answers = over_h2(stream, "plain.test", 50).await;
+    assert!(answers.iter().all(|answer| answer.status() == 200 && answer.body().len() == 3000));
+    let request = upstream.requests().pop().unwrap();
+    assert_eq!(request.headers()["x-forwarded-proto"], "http");
+    assert_eq!(request.headers()["x-forwarded-host"], "plain.test");
+    assert_eq!(request.headers()["host"], upstream.addr.to_string());
+    assert_eq!(gateway.get("/").await.status(), 200, "HTTP/1.1 on the same listener");
+
+    let without = Gateway::start(&config(&[upstream.addr], "")).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let before = upstream.requests().len();
+    let answer = harness::raw(without.proxy, preface, Duration::from_secs(5)).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    assert_eq!(upstream.requests().len(), before);
+}
+
+/// An upstream that speaks TLS.
+async fn secure_upstream(pair: &Pair) -> SocketAddr {
+    let key = PrivateKeyDer::Pkcs8(pair.key.serialize_der().into());
+    let config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![pair.der.clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // clients that do not trust it end here
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let sni = stream.get_ref().1.server_name().unwrap_or("none").to_owned();
+                let service = service_fn(move |_| {
+                    let sni = sni.clone();
+                    async move { Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(sni)))) }
+                });
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_https_upstream_is_verified_when_the_service_says_so() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let upstream = secure_upstream(&authority.issue("localhost")).await;
+    let gateway_for = async |host: &str, ca: &Authority, more: Value| {
+        let mut service = json!({
+            "name": "s", "url": format!("https://{host}:{}", upstream.port()), "routes": [{"name": "r", "paths": ["/"]}],
+        });
+        service.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let config = json!({
+            "_format_version": "3.0",
+            "services": [service],
+            "ca_certificates": [{"id": CA, "cert": ca.0.pem()}],
+        });
+        Gateway::start(&config.to_string()).await
+    };
+    for (host, ca, more, wanted) in [
+        ("localhost", &authority, json!({}), 200),
+        ("localhost", &authority, json!({"tls_verify": false}), 200),
+        ("127.0.0.1", &authority, json!({"tls_verify": false}), 200),
+        ("localhost", &authority, json!({"tls_verify": true, "ca_certificates": [CA]}), 200),
+        ("localhost", &stranger, json!({"tls_verify": true, "ca_certificates": [CA]}), 502),
+        ("localhost", &authority, json!({"tls_verify": true}), 502),
+        ("127.0.0.1", &authority, json!({"tls_verify": true, "ca_certificates": [CA]}), 502),
+    ] {
+        let what = format!("{host} {more}");
+        let gateway = gateway_for(host, ca, more).await;
+        for _ in 0..3 {
+            let answer = gateway.get("/").await;
+            assert_eq!(answer.status(), wanted, "{what}: {:?}", answer.body());
+            if wanted == 200 && host == "localhost" {
+                assert_eq!(answer.body(), "localhost", "the name is sent as SNI");
+            }
+        }
+    }
+}
