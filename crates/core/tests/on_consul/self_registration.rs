@@ -100,21 +100,27 @@ async fn waits_for_the_id(server: Server) {
 async fn a_killed_one_is_back_at_once(server: Server) {
     let registrar = Registrar::new(server.client());
     let discovery = Discovery::start(server.client(), DiscoverySettings::default(), &Handle::current());
-    let first = SelfRegistration::start(registrar.clone(), web("web-1"), Owner::process("web"));
-    assert!(first.registered().await);
-    // Dropped without a goodbye, as by SIGKILL.
-    drop(first);
-    // Its aggregator has noticed meanwhile.
-    let checks = registrar.client().health().node(&node_name("web-1"), &Read::default()).await.unwrap().value;
-    let dead = HealthCheck { status: "critical".into(), ..checks[0].clone() };
-    registrar.client().txn(&[TxnOp::check(NodeVerb::Cas, dead)]).await.unwrap();
-    assert_eq!(passing(&registrar).await, 0);
-    let started = Instant::now();
-    let reborn = Registration { port: 7777, ..web("web-1") };
-    let second = SelfRegistration::start(registrar.clone(), reborn, Owner::process("web"));
-    assert!(second.registered().await);
-    let SelfState::Registered { index } = second.state() else { panic!("{:?}", second.state()) };
-    let snapshot = discovery.service_at("web", index, SOON).await.unwrap();
-    assert_eq!(snapshot.passing().map(|instance| instance.port).collect::<Vec<_>>(), [7777]);
-    assert!(started.elapsed() < Duration::from_millis(300), "took {:?}", started.elapsed());
+    let mut living = SelfRegistration::start(registrar.clone(), web("web-1"), Owner::process("web"));
+    assert!(living.registered().await);
+    let mut fastest = Duration::MAX;
+    for port in 7001..7006 {
+        // Dropped without a goodbye, as by SIGKILL.
+        drop(living);
+        // Its aggregator has noticed meanwhile.
+        let checks =
+            registrar.client().health().node(&node_name("web-1"), &Read::default()).await.unwrap().value;
+        let dead = HealthCheck { status: "critical".into(), ..checks[0].clone() };
+        registrar.client().txn(&[TxnOp::check(NodeVerb::Cas, dead)]).await.unwrap();
+        assert_eq!(passing(&registrar).await, 0);
+        let started = Instant::now();
+        let reborn = Registration { port, ..web("web-1") };
+        living = SelfRegistration::start(registrar.clone(), reborn, Owner::process("web"));
+        assert!(living.registered().await);
+        let SelfState::Registered { index } = living.state() else { panic!("{:?}", living.state()) };
+        let snapshot = discovery.service_at("web", index, SOON).await.unwrap();
+        assert_eq!(snapshot.passing().map(|instance| instance.port).collect::<Vec<_>>(), [port]);
+        fastest = fastest.min(started.elapsed());
+    }
+    // The bar holds for the fastest: a busy machine delays some rounds, waiting for a probe or a poll would delay all.
+    assert!(fastest < Duration::from_millis(300), "the fastest of 5 took {fastest:?}");
 }
