@@ -12,16 +12,14 @@ pub struct PortLease {
 }
 
 impl PortLease {
-    /// Below Linux's ephemeral range, so that outgoing connections of other tests do not collide with it.
-    const RANGE: std::ops::Range<u16> = 20_100..32_000;
-
     pub fn take() -> Self {
         let folder = std::env::temp_dir().join("plinth-test-ports");
         std::fs::create_dir_all(&folder).expect("folder for port claims");
-        let width = Self::RANGE.end - Self::RANGE.start;
+        let range = range();
+        let width = range.end - range.start;
         let start = fastrand::u16(0..width);
         for step in 0..width {
-            let port = Self::RANGE.start + (start + step) % width;
+            let port = range.start + (start + step) % width;
             let claim = File::create(folder.join(port.to_string())).expect("port claim file");
             if rustix::fs::flock(&claim, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
                 continue;
@@ -30,11 +28,23 @@ impl PortLease {
                 return Self { port, _claim: claim };
             }
         }
-        panic!("no free loopback port in {:?}", Self::RANGE)
+        panic!("no free loopback port in {range:?}")
     }
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+}
+
+/// Outside of the ports that the kernel gives to outgoing connections and to listeners on port 0: a server that is killed
+/// must find its port free when it comes back.
+fn range() -> std::ops::Range<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = text.split_whitespace().filter_map(|word| word.parse::<u16>().ok());
+    match (ends.next().unwrap_or(32_768), ends.next().unwrap_or(60_999)) {
+        (first, _) if first >= 12_000 => (first.min(32_000) - 10_000).max(10_000)..first.min(32_000),
+        (_, last) if last <= 63_000 => last + 1..u16::MAX,
+        _ => 20_100..32_000,
     }
 }
 

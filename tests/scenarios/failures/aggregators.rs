@@ -58,6 +58,7 @@ async fn an_aggregator_dies(kind: Kind) {
 
     // One is killed. Its instances go over, and none of them is ever thought to be ill.
     let before = checks(platform.backend.address()).await;
+    assert_eq!(before.len(), COUNT, "{before:?}");
     let watcher = Watcher::start(&platform.registry[0], "web");
     platform.aggregators[0].process.kill();
     let killed = Instant::now();
