@@ -175,10 +175,13 @@ where
         let connection = builder.serve_connection(io, service);
         drive(worker, connection, http2::Connection::graceful_shutdown, &guard, Some(age)).await
     } else {
+        let largest = limits.request_head_bytes.max(8 * 1024);
         let connection = http1::Builder::new()
             .timer(TickTimer)
             .header_read_timeout(limits.header_timeout)
-            .max_buf_size(limits.request_head_bytes.max(8 * 1024))
+            .max_buf_size(largest)
+            // the buffer alone may hold more than its limit when much comes at once
+            .max_header_size(largest)
             .serve_connection(io, service)
             .with_upgrades();
         drive(worker, connection, http1::UpgradeableConnection::graceful_shutdown, &guard, None).await

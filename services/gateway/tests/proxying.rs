@@ -418,3 +418,30 @@ async fn a_slow_head_is_cut_off_and_readiness_follows_configuration() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_within_the_limit_passes_and_one_above_it_reaches_nobody() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(&config(&[upstream.addr], "")).await;
+    let ask = async |bytes: usize| {
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: {}\r\n\r\n",
+            "x".repeat(bytes)
+        );
+        let mut stream = TcpStream::connect(gateway.proxy).await.unwrap();
+        // the gateway may close before it has taken all of it
+        let _ = stream.write_all(head.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    assert!(ask(30_000).await.starts_with("HTTP/1.1 200"));
+    let seen = upstream.requests().pop().unwrap();
+    assert_eq!(seen.headers()["cookie"].len(), 30_000);
+    for bytes in [33_000, 500_000] {
+        let answer = ask(bytes).await;
+        // hyper's answer; it has no place to put Kong's 494
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{bytes}: {answer}");
+    }
+    assert_eq!(upstream.requests().len(), 1);
+}
