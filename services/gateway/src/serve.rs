@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
@@ -24,6 +24,9 @@ use crate::worker::{Accepted, Worker};
 
 /// A poll longer than this is counted: it held up every other connection of the worker.
 const SLOW_POLL: Duration = Duration::from_millis(2);
+/// A draining worker closes an idle HTTP/1.1 connection only after this long: a request that is on its way to it is
+/// answered still, with `Connection: close`. HTTP/2 has GOAWAY for that.
+const IDLE_GRACE: Duration = Duration::from_millis(500);
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Tells a worker's connections to finish, and knows when the last one has.
@@ -43,6 +46,12 @@ impl Drain {
         for waker in self.wakers.borrow_mut().iter_mut().filter_map(Option::take) {
             waker.wake();
         }
+    }
+
+    /// Connections are to finish.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.draining.get()
     }
 
     /// Resolves when no connection is open.
@@ -161,7 +170,14 @@ where
     let client = Rc::new(client);
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, client) = (worker.clone(), client.clone());
-        async move { Ok::<_, Infallible>(proxy::handle(&worker, client, request).await) }
+        async move {
+            let mut response = proxy::handle(&worker, client, request).await;
+            let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if !http2 && !upgraded && worker.drain.draining() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let outcome = if http2 {
         let mut builder = http2::Builder::new(LocalExecutor);
@@ -173,7 +189,8 @@ where
             .adaptive_window(true);
         let age = limits.h2_max_age.mul_f64(worker.rng.borrow_mut().f64().mul_add(0.2, 0.9));
         let connection = builder.serve_connection(io, service);
-        drive(worker, connection, http2::Connection::graceful_shutdown, &guard, Some(age)).await
+        drive(worker, connection, http2::Connection::graceful_shutdown, &guard, Duration::ZERO, Some(age))
+            .await
     } else {
         let largest = limits.request_head_bytes.max(8 * 1024);
         let connection = http1::Builder::new()
@@ -184,19 +201,21 @@ where
             .max_header_size(largest)
             .serve_connection(io, service)
             .with_upgrades();
-        drive(worker, connection, http1::UpgradeableConnection::graceful_shutdown, &guard, None).await
+        drive(worker, connection, http1::UpgradeableConnection::graceful_shutdown, &guard, IDLE_GRACE, None)
+            .await
     };
     if let Err(error) = outcome {
         tracing::debug!(peer = %client.peer, %error, "connection ended badly");
     }
 }
 
-/// Polls a connection to its end; tells it to finish when the worker drains or it is old enough.
+/// Polls a connection to its end; tells it to finish `grace` after the worker began to drain, or when it is old enough.
 async fn drive<C>(
     worker: &Rc<Worker>,
     connection: C,
     finish: impl Fn(Pin<&mut C>),
     guard: &Guard,
+    grace: Duration,
     age: Option<Duration>,
 ) -> hyper::Result<()>
 where
@@ -208,11 +227,21 @@ where
         deadline.set(age);
         deadline
     });
+    let mut grace_over: Option<Deadline> = None;
     let mut finishing = false;
     std::future::poll_fn(|cx| {
-        if !finishing
-            && (guard.poll(cx).is_ready() || old.as_ref().is_some_and(|old| old.poll(cx).is_ready()))
-        {
+        let mut drained = |cx: &mut Context<'_>| {
+            if guard.poll(cx).is_pending() {
+                return false;
+            }
+            let over = grace_over.get_or_insert_with(|| {
+                let deadline = Deadline::new();
+                deadline.set(grace);
+                deadline
+            });
+            grace.is_zero() || over.poll(cx).is_ready()
+        };
+        if !finishing && (drained(cx) || old.as_ref().is_some_and(|old| old.poll(cx).is_ready())) {
             finishing = true;
             finish(connection.as_mut());
         }
