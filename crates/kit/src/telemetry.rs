@@ -64,6 +64,13 @@ impl std::fmt::Display for LogFormat {
     }
 }
 
+/// A directive that is neither a level nor names one: the filter would take it for a target and log nothing else.
+fn bare_word(level: &str) -> Option<&str> {
+    let words = level.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let mut bare = words.filter(|word| !word.contains(['=', '[', ']']));
+    bare.find(|word| word.parse::<tracing_subscriber::filter::LevelFilter>().is_err())
+}
+
 /// Settings of logs and traces.
 #[derive(Debug, Clone)]
 pub struct TelemetrySettings {
@@ -152,6 +159,11 @@ impl TelemetrySettings {
             reader.fault(
                 "log.level",
                 format!("is no filter ({error}); expected a level such as info, or info,plinth_core=debug"),
+            );
+        } else if let Some(word) = bare_word(&settings.level) {
+            reader.fault(
+                "log.level",
+                format!("{word} is no level; expected off, error, warn, info, debug, trace or target=level"),
             );
         }
         if let Some(url) = &settings.otlp_endpoint

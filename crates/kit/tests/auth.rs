@@ -280,6 +280,25 @@ async fn follows_a_rotation_and_survives_a_failing_issuer() {
 }
 
 #[tokio::test]
+async fn follows_a_rotation_beside_a_fixed_key_of_the_same_algorithm() {
+    let (fixed, rotated) = (Key::new(Algorithm::ES256, "fixed"), Key::new(Algorithm::ES256, "rotated"));
+    let (issuer, url) = Issuer::start(&[]).await;
+    let auth = auth_with(|settings| {
+        settings.keys_pem = vec![fixed.public_pem()];
+        settings.jwks_url = Some(url);
+        settings.jwks_refresh = Duration::from_secs(3600);
+        settings.jwks_cooldown = Duration::from_millis(100);
+    })
+    .await;
+    issuer.publish(&[&rotated]);
+    // A key without an id is tried with every token; that it does not fit must not hide that the id is new.
+    eventually("the new key is known", Duration::from_secs(5), || async {
+        auth.verify(&rotated.sign(&claims())).await.map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn unknown_keys_cannot_make_it_hammer_the_issuer() {
     let (key, stranger) = (Key::new(Algorithm::EdDSA, "k"), Key::new(Algorithm::EdDSA, "stranger"));
     let (issuer, url) = Issuer::start(&[&key]).await;

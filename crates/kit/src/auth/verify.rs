@@ -220,6 +220,11 @@ impl Inner {
                 },
             }
         }
+        // A key id that no key has is a rotated key, even where a key without an id was tried in vain.
+        let named = header.kid.is_some() && keys.keys.iter().any(|key| key.kid == header.kid);
+        if header.kid.is_some() && !named && self.settings.has_jwks() {
+            outcome = Rejection::UnknownKey;
+        }
         Err(outcome)
     }
 
