@@ -51,7 +51,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The configuration is not valid.
-    #[error("error parsing declarative config {origin}:\n{faults}")]
+    #[error("error parsing declarative config file {origin}:\n{faults}")]
     Config {
         /// File name or the like.
         origin: String,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderMap;
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -15,10 +15,10 @@ use crate::context::{RequestContext, Source, TryState};
 /// Kong's workspace "default" in DB-less mode.
 const WORKSPACE: &str = "0dc6f45b-8f8d-40d2-a504-473544ee190b";
 
-#[derive(Serialize)]
+#[derive(serde::Serialize)]
 struct Entry<'e> {
     request: Request<'e>,
-    response: Response,
+    response: Response<'e>,
     upstream_uri: &'e str,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream_status: Option<String>,
@@ -39,7 +39,7 @@ struct Entry<'e> {
     workspace_name: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(serde::Serialize)]
 struct Request<'e> {
     id: &'e str,
     method: &'e str,
@@ -47,20 +47,20 @@ struct Request<'e> {
     url: String,
     size: u64,
     querystring: BTreeMap<String, Value>,
-    headers: BTreeMap<String, Value>,
+    headers: Headers<'e>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<Value>,
 }
 
-#[derive(Serialize)]
-struct Response {
+#[derive(serde::Serialize)]
+struct Response<'e> {
     status: u16,
     size: u64,
-    headers: BTreeMap<String, Value>,
+    headers: Headers<'e>,
 }
 
 /// Milliseconds; -1 where there was no upstream.
-#[derive(Serialize)]
+#[derive(serde::Serialize)]
 struct Latencies {
     request: u64,
     kong: u64,
@@ -85,7 +85,7 @@ pub(super) fn line(
         response: Response {
             status: outcome.status.as_u16(),
             size: outcome.response_head_bytes + outcome.response_body_bytes,
-            headers: outcome.response_headers.as_ref().map(headers).unwrap_or_default(),
+            headers: Headers(outcome.response_headers.as_ref()),
         },
         upstream_uri: &outcome.upstream_uri,
         upstream_status: outcome.upstream_status.map(|status| status.as_str().to_owned()),
@@ -129,7 +129,7 @@ fn request(ctx: &RequestContext) -> Request<'_> {
         url: format!("{scheme}://{host}{port}{uri}"),
         size: head_bytes(ctx) + ctx.outcome.request_body_bytes,
         querystring: querystring(ctx.head.uri.query().unwrap_or_default()),
-        headers: headers(&ctx.head.headers),
+        headers: Headers(Some(&ctx.head.headers)),
         tls: ctx.client.tls.then(|| json!({ "sni": ctx.client.sni.as_deref() })),
     }
 }
@@ -148,19 +148,42 @@ fn querystring(query: &str) -> BTreeMap<String, Value> {
     names.map(|name| (name.to_owned(), gather(query_values(query, name).collect()))).collect()
 }
 
-fn headers(headers: &HeaderMap) -> BTreeMap<String, Value> {
-    let mut map = BTreeMap::new();
-    for name in headers.keys() {
-        let secret = name == http::header::AUTHORIZATION || name == http::header::PROXY_AUTHORIZATION;
-        let value = if secret {
-            "REDACTED".into()
-        } else {
-            let values = headers.get_all(name).iter();
-            gather(values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect())
-        };
-        map.insert(name.as_str().to_owned(), value);
+/// Written straight from the header map: one value as a string, several as a list, secrets not at all.
+struct Headers<'e>(Option<&'e HeaderMap>);
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (headers, name) in
+            self.0.iter().flat_map(|headers| headers.keys().map(move |name| (headers, name)))
+        {
+            let secret = name == http::header::AUTHORIZATION || name == http::header::PROXY_AUTHORIZATION;
+            if secret {
+                map.serialize_entry(name.as_str(), "REDACTED")?;
+            } else {
+                map.serialize_entry(name.as_str(), &Values(headers, name))?;
+            }
+        }
+        map.end()
     }
-    map
+}
+
+struct Values<'e>(&'e HeaderMap, &'e http::HeaderName);
+
+impl Serialize for Values<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut values = self.0.get_all(self.1).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        match (values.next(), values.next()) {
+            (Some(only), None) => serializer.serialize_str(&only),
+            (first, second) => {
+                let mut list = serializer.serialize_seq(None)?;
+                for value in first.into_iter().chain(second).chain(values) {
+                    list.serialize_element(&value)?;
+                }
+                list.end()
+            }
+        }
+    }
 }
 
 fn attempt(attempt: &crate::context::Try) -> Value {
