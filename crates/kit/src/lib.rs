@@ -3,7 +3,7 @@
 //!
 //! Nothing here is process-wide except logs and traces, which `main` sets up: several services live in one process
 //! under `plinth up`. A service offers `Settings::read(&mut Reader)` and `start(Settings, Context) -> App`;
-//! [`run`] makes a binary of them.
+//! [`run()`] makes a binary of them.
 
 mod app;
 pub mod auth;

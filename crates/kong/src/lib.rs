@@ -1,6 +1,6 @@
 //! Kong's declarative configuration: read, validate, report, normalise.
 //!
-//! [`load`] takes the text of a `kong.yml` (or its JSON form) and gives either a [`Config`] in which everything is resolved
+//! [`load()`] takes the text of a `kong.yml` (or its JSON form) and gives either a [`Config`] in which everything is resolved
 //! (defaults, ids, references, 3.0 paths), or all faults of the file at once in Kong's words. No I/O happens here, and
 //! nothing panics on any input.
 //!

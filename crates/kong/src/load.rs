@@ -1,4 +1,4 @@
-//! From tree to [`Config`]: validate every entity by its table, then link, then type.
+//! From tree to [`Config`](crate::Config): validate every entity by its table, then link, then type.
 //!
 //! All faults of a stage are collected. Linking (ids, references, uniqueness) runs even when entities have faults, so that
 //! one run shows everything; typing runs only on a clean file.

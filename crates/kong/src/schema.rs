@@ -1,6 +1,6 @@
 //! Declarative field tables: what a record may hold, and what each field must look like.
 //!
-//! Entities and plugin configurations are tables of [`Field`]s; one walker ([`crate::load`]) reads any of them. To support a
+//! Entities and plugin configurations are tables of [`Field`]s; one walker ([`crate::load()`]) reads any of them. To support a
 //! further plugin or field means adding rows, not code.
 
 mod check;
