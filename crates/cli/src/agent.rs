@@ -5,7 +5,7 @@ use std::path::Path;
 
 use plinth_agent::{Agent, Data, Settings};
 use plinth_core::Secret;
-use plinth_kit::lifecycle::{Shutdown, ShutdownSettings, stop_on_signals};
+use plinth_kit::lifecycle::{Shutdown, ShutdownSettings, Signals};
 use plinth_kit::telemetry::{Telemetry, TelemetrySettings};
 
 use crate::commands;
@@ -26,7 +26,7 @@ pub fn run(command: &commands::Agent) -> Result<(), Failure> {
 
 async fn serve(command: &commands::Agent) -> Result<(), Failure> {
     let shutdown = Shutdown::new(ShutdownSettings::default());
-    let _signals = tokio::spawn(stop_on_signals(shutdown.clone()));
+    let _signals = tokio::spawn(Signals::install().map_err(Failure::no)?.stop(shutdown.clone()));
     let token = match &command.token_file {
         Some(file) => {
             let text = std::fs::read_to_string(file)

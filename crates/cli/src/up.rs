@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use plinth_kit::auth::{Scope, TokenKey};
-use plinth_kit::lifecycle::{Shutdown, ShutdownSettings, stop_on_signals};
+use plinth_kit::lifecycle::{Shutdown, ShutdownSettings, Signals};
 use plinth_kit::settings::{Reader, Sources};
 use plinth_kit::telemetry::{Telemetry, TelemetrySettings};
 use plinth_kit::{App, Context, Service, ServiceSettings};
@@ -101,7 +101,7 @@ async fn platform(command: &Up) -> Result<(), Failure> {
     };
     let demo = if command.demo { Some(demo::prepare(&house.data.join("demo"))?) } else { None };
     let kong = kong::file(command.config.as_deref(), demo.as_ref(), &house.data)?;
-    let signals = tokio::spawn(stop_on_signals(shutdown.clone()));
+    let signals = tokio::spawn(Signals::install().map_err(Failure::no)?.stop(shutdown.clone()));
     let started = start(&mut house, command, &kong).await;
     let mut instances = None;
     let outcome = match started {

@@ -186,7 +186,8 @@ impl Discovery {
         let Some(snapshot) = slot.wait_for(min_index, deadline).await else {
             return Err(DiscoveryError::NotReady { name: name.to_owned() });
         };
-        if snapshot.instances.is_empty() && !self.is_listed(name, min_index, deadline).await? {
+        // The list of names may still be behind this snapshot, so it is not asked: nobody is registered.
+        if snapshot.instances.is_empty() {
             return Err(DiscoveryError::Unknown { name: name.to_owned() });
         }
         Ok(snapshot)

@@ -7,4 +7,4 @@ mod signals;
 pub(crate) use advertise::fault_in as advertise_fault;
 pub use advertise::{Advertise, AdvertiseError};
 pub use shutdown::{Shutdown, ShutdownSettings, Stage};
-pub use signals::{Signals, stop_on_signals};
+pub use signals::Signals;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use plinth_core::consul::Client;
 use plinth_core::registration::{CheckSpec, Owner, Registrar, Registration, SelfRegistration, Timing};
 use plinth_kit::EXIT_SETTINGS;
-use plinth_kit::lifecycle::{AdvertiseError, Shutdown, ShutdownSettings, stop_on_signals};
+use plinth_kit::lifecycle::{AdvertiseError, Shutdown, ShutdownSettings, Signals};
 use plinth_kit::settings::{Faults, Reader, Sources};
 use tokio::net::TcpListener;
 
@@ -79,7 +79,8 @@ pub async fn serve(settings: Settings) -> Result<(), Error> {
         drain_delay: settings.drain,
         timeout: settings.drain + Duration::from_secs(10),
     });
-    let signals = tokio::spawn(stop_on_signals(shutdown.clone()));
+    // Installed before anybody can find this instance: a signal in between would end it without deregistering.
+    let signals = tokio::spawn(Signals::install()?.stop(shutdown.clone()));
     let router = echo::router(echo::Identity { service: settings.name.clone(), instance: id.clone() });
     let closing = shutdown.clone();
     let server =

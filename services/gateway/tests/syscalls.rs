@@ -1,7 +1,9 @@
 //! The guard of the data plane's cost that noise cannot touch: system calls per proxied request.
 //!
-//! Four are needed (read and write on either side); what is above is a share of `epoll_wait`, and whatever somebody
-//! added to the request path. Connections are set up before counting begins.
+//! Four are needed (read and write on either side). Beside them stand `epoll_wait`s: a busy worker shares one among
+//! many requests (about 0.06 each, 4.1 in all), an idle one needs up to one for each event, so their number says how
+//! busy the test's clients kept it and nothing about the request path. They are counted, but bounded apart.
+//! Connections are set up before counting begins.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/harness.rs"]
@@ -18,10 +20,13 @@ use rustix::process::Signal;
 
 const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 100;
-const MOST: f64 = 4.3;
+/// Of what a request needs itself: four, and a little for what workers do in the background.
+const MOST: f64 = 4.05;
+/// One for each of the two sides of a request that may have to be waited for.
+const MOST_WAITS: f64 = 2.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_proxied_request_costs_at_most_four_point_three_system_calls() {
+async fn a_proxied_request_costs_four_system_calls() {
     let upstream = Upstream::start().await;
     let text = config(&[upstream.addr], "").replace("_timeout: 300", "_timeout: 60000");
     let gateway = Binary::start(&text, &["--workers", "1", "--config-poll", "1h"]).await;
@@ -39,12 +44,16 @@ async fn a_proxied_request_costs_at_most_four_point_three_system_calls() {
     strace.wait(Duration::from_secs(20));
 
     let table = std::fs::read_to_string(&counts).unwrap();
-    let calls: u64 = table.lines().filter_map(calls).sum();
-    let requests = CONNECTIONS * REQUESTS;
-    let each = calls as f64 / requests as f64;
-    assert!(each >= 4.0, "{each:.2} system calls per request: not all of them were counted\n{table}");
-    assert!(each <= MOST, "{each:.2} system calls per request, at most {MOST} are allowed\n{table}");
-    println!("{each:.3} system calls per request\n{table}");
+    let requests = (CONNECTIONS * REQUESTS) as f64;
+    let sum = |waits: bool| -> f64 {
+        let lines = table.lines().filter(|line| line.trim_end().ends_with("epoll_wait") == waits);
+        lines.filter_map(calls).sum::<u64>() as f64 / requests
+    };
+    let (each, waits) = (sum(false), sum(true));
+    assert!(each >= 4.0, "{each:.3} system calls per request: not all of them were counted\n{table}");
+    assert!(each <= MOST, "{each:.3} system calls per request, at most {MOST} are allowed\n{table}");
+    assert!(waits <= MOST_WAITS, "{waits:.3} waits per request, at most {MOST_WAITS} are allowed\n{table}");
+    println!("{each:.3} system calls and {waits:.3} waits per request\n{table}");
 }
 
 /// Every client sends `rounds` requests, all clients at once.

@@ -40,12 +40,3 @@ impl Signals {
         }
     }
 }
-
-/// [`Signals::install`] and [`Signals::stop`] in one.
-///
-/// # Errors
-/// The handlers cannot be installed.
-pub async fn stop_on_signals(shutdown: Shutdown) -> std::io::Result<()> {
-    Signals::install()?.stop(shutdown).await;
-    Ok(())
-}
