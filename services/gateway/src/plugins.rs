@@ -7,6 +7,7 @@ mod auth;
 mod chain;
 mod correlation;
 mod cors;
+mod entry;
 mod file_log;
 mod jwt;
 mod key_auth;

@@ -1,6 +1,5 @@
 //! file-log: one JSON line for each request, written by a thread of its own.
 
-mod entry;
 mod writer;
 
 use std::collections::HashMap;
@@ -10,9 +9,9 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use plinth_kong::FileLogConfig;
 use prometheus::{IntCounterVec, Opts};
-use serde_json::value::RawValue;
 
 use super::Labels;
+use super::entry::{self, Entities};
 use crate::context::RequestContext;
 use writer::Writer;
 
@@ -60,28 +59,23 @@ impl Files {
 #[derive(Debug)]
 pub(super) struct FileLog {
     writer: Arc<Writer>,
-    route: Option<Box<RawValue>>,
-    service: Option<Box<RawValue>>,
+    entities: Entities,
 }
 
 impl FileLog {
     pub fn new(writer: Arc<Writer>) -> FileLog {
-        FileLog { writer, route: None, service: None }
+        FileLog { writer, entities: Entities::default() }
     }
 
     pub fn bind(&self, at: &Labels<'_>) -> FileLog {
-        FileLog {
-            writer: Arc::clone(&self.writer),
-            route: at.route.and_then(|route| serde_json::value::to_raw_value(route).ok()),
-            service: at.service.and_then(|service| serde_json::value::to_raw_value(service).ok()),
-        }
+        FileLog { writer: Arc::clone(&self.writer), entities: Entities::of(at) }
     }
 
     pub fn log(&self, ctx: &RequestContext) {
         if !self.writer.has_room() {
             return self.writer.lost();
         }
-        match entry::line(ctx, self.route.as_deref(), self.service.as_deref()) {
+        match entry::line(ctx, &self.entities) {
             Ok(line) => self.writer.write(line),
             Err(error) => tracing::error!(%error, "file-log: an entry could not be made"),
         }

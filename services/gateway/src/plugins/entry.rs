@@ -1,6 +1,7 @@
-//! Kong's log entry.
+//! Kong's log entry, as every log plugin writes it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderMap;
@@ -8,8 +9,9 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::super::auth::query_values;
-use super::super::metrics::head_bytes;
+use super::Labels;
+use super::auth::query_values;
+use super::metrics::head_bytes;
 use crate::context::{RequestContext, Source, TryState};
 
 /// Kong's workspace "default" in DB-less mode.
@@ -72,12 +74,25 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The route's and service's entities as the log shows them, written once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entities {
+    route: Option<Arc<RawValue>>,
+    service: Option<Arc<RawValue>>,
+}
+
+impl Entities {
+    pub fn of(at: &Labels<'_>) -> Entities {
+        Entities { route: at.route.and_then(raw), service: at.service.and_then(raw) }
+    }
+}
+
+fn raw(entity: &impl serde::Serialize) -> Option<Arc<RawValue>> {
+    serde_json::value::to_raw_value(entity).ok().map(Arc::from)
+}
+
 /// One line of the log, newline included.
-pub(super) fn line(
-    ctx: &RequestContext,
-    route: Option<&RawValue>,
-    service: Option<&RawValue>,
-) -> Result<Vec<u8>, serde_json::Error> {
+pub(super) fn line(ctx: &RequestContext, entities: &Entities) -> Result<Vec<u8>, serde_json::Error> {
     let outcome = &ctx.outcome;
     let timing = &ctx.timing;
     let entry = Entry {
@@ -96,8 +111,8 @@ pub(super) fn line(
             receive: timing.receive().map(milliseconds).unwrap_or_default(),
         },
         tries: ctx.tries.iter().map(attempt).collect(),
-        service,
-        route,
+        service: entities.service.as_deref(),
+        route: entities.route.as_deref(),
         consumer: ctx.consumer.as_deref(),
         authenticated_entity: ctx.credential.as_ref().map(|credential| json!({ "id": &*credential.id })),
         client_ip: ctx.client_ip.to_string(),
