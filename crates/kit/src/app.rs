@@ -7,8 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Request;
-use axum::response::Response;
+use axum::Router;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use plinth_core::registration::{
@@ -16,7 +15,6 @@ use plinth_core::registration::{
 };
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 use tracing::Instrument;
 
 use crate::Context;
@@ -90,24 +88,17 @@ impl AppBuilder {
         }
     }
 
-    /// Serves `service`, usually [`Context::router`], on `listener`. The first one is what the service registers
+    /// Serves `router`, usually [`Context::router`], on `listener`. The first one is what the service registers
     /// itself with.
     #[must_use]
-    pub fn http<S, F>(mut self, listener: BoundListener, service: S) -> AppBuilder
-    where
-        S: Service<Request, Response = Response, Error = std::convert::Infallible, Future = F>
-            + Clone
-            + Send
-            + 'static,
-        F: Future<Output = Result<Response, std::convert::Infallible>> + Send + 'static,
-    {
+    pub fn http(mut self, listener: BoundListener, router: Router) -> AppBuilder {
         self.addresses.push(Listening {
             name: listener.name(),
             address: listener.address(),
             scheme: listener.scheme(),
         });
         let settings = self.context.settings.server;
-        self.servers.push(Box::new(move |stop| Box::pin(serve(listener, service, settings, stop))));
+        self.servers.push(Box::new(move |stop| Box::pin(serve(listener, router, settings, stop))));
         self
     }
 

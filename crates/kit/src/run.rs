@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::future::Future;
 use std::io::Write;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use crate::lifecycle::{Shutdown, Signals};
@@ -27,13 +28,25 @@ enum RunError {
 ///
 /// Bound addresses go to standard output, one line each: `registry-service: http listening on
 /// http://127.0.0.1:8510`. Everything else goes to standard error.
-pub fn run<S, F, Fut, E>(service: Service, read: impl FnOnce(&mut Reader) -> S, start: F) -> ExitCode
+pub fn run<S, F, Fut, E>(
+    service: Service,
+    read: impl FnOnce(&mut Reader) -> S + 'static,
+    start: F,
+) -> ExitCode
 where
-    F: FnOnce(S, Context) -> Fut,
-    Fut: Future<Output = Result<App, E>>,
+    S: Send + 'static,
+    F: FnOnce(S, Context) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<App, E>> + Send + 'static,
     E: Error + Send + Sync + 'static,
 {
-    match try_run(&service, read, start) {
+    let prepare: Prepare = Box::new(move |reader| {
+        let own = read(reader);
+        Box::new(move |context| {
+            let starting = start(own, context);
+            Box::pin(async move { starting.await.map_err(|error| RunError::Start(error.into())) })
+        })
+    });
+    match try_run(&service, prepare) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Telemetry may be what failed, so this does not go through it.
@@ -43,16 +56,12 @@ where
     }
 }
 
-fn try_run<S, F, Fut, E>(
-    service: &Service,
-    read: impl FnOnce(&mut Reader) -> S,
-    start: F,
-) -> Result<(), RunError>
-where
-    F: FnOnce(S, Context) -> Fut,
-    Fut: Future<Output = Result<App, E>>,
-    E: Error + Send + Sync + 'static,
-{
+/// Reads a service's own settings and gives what starts it. Boxed: what follows is the same for all services and is
+/// compiled once, here.
+type Prepare = Box<dyn FnOnce(&mut Reader) -> Start>;
+type Start = Box<dyn FnOnce(Context) -> Pin<Box<dyn Future<Output = Result<App, RunError>> + Send>> + Send>;
+
+fn try_run(service: &Service, prepare: Prepare) -> Result<(), RunError> {
     if let Some(document) = service.document
         && std::env::args_os().any(|arg| arg == "--openapi")
     {
@@ -62,7 +71,7 @@ where
     let sources = Sources::from_process(service.name)?;
     let mut reader = Reader::new(&sources);
     let settings = ServiceSettings::read(&mut reader, service);
-    let own = read(&mut reader);
+    let start = prepare(&mut reader);
     match reader.wanted() {
         Some(Wanted::Help) => return print(&reader.help()),
         Some(Wanted::Version) => return print(&format!("{} {}\n", service.name, service.version)),
@@ -71,22 +80,14 @@ where
     let runtime = runtime(service).map_err(|error| RunError::Start(error.into()))?;
     let telemetry = Telemetry::init(&settings.telemetry, runtime.handle())
         .map_err(|error| RunError::Start(error.into()))?;
-    let outcome = runtime.block_on(serve(service, settings, |context| start(own, context)));
+    let outcome = runtime.block_on(serve(service, settings, start));
     // Before the runtime ends: spans are sent on it.
     telemetry.shutdown();
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve<Fut, E>(
-    service: &Service,
-    settings: ServiceSettings,
-    start: impl FnOnce(Context) -> Fut,
-) -> Result<(), RunError>
-where
-    Fut: Future<Output = Result<App, E>>,
-    E: Error + Send + Sync + 'static,
-{
+async fn serve(service: &Service, settings: ServiceSettings, start: Start) -> Result<(), RunError> {
     let shutdown = Shutdown::new(settings.shutdown);
     let signals = Signals::install().map_err(|error| RunError::Start(error.into()))?;
     let signals = tokio::spawn(signals.stop(shutdown.clone()));
@@ -95,7 +96,7 @@ where
         let context = Context::new(service, settings, shutdown.clone(), handle)
             .await
             .map_err(|error| RunError::Start(error.into()))?;
-        start(context).await.map_err(|error| RunError::Start(error.into()))
+        start(context).await
     };
     // Starting may wait long for something that is away; who asks to stop meanwhile does not have to.
     let app = tokio::select! {

@@ -1,15 +1,13 @@
 //! Accepts connections and serves them until told to stop.
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -35,13 +33,11 @@ pub struct Stop {
     pub hard: CancellationToken,
 }
 
-/// Serves `service` on `listener` until `stop.graceful`, then finishes running requests until `stop.hard`.
+/// Serves `router` on `listener` until `stop.graceful`, then finishes running requests until `stop.hard`.
 /// Resolves when the last connection has ended.
-pub async fn serve<S, F>(listener: BoundListener, service: S, settings: ServerSettings, stop: Stop)
-where
-    S: Service<Request, Response = Response, Error = Infallible, Future = F> + Clone + Send + 'static,
-    F: Future<Output = Result<Response, Infallible>> + Send + 'static,
-{
+///
+/// Not generic over the service: hyper's server would be compiled again in every crate that serves something.
+pub async fn serve(listener: BoundListener, router: Router, settings: ServerSettings, stop: Stop) {
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(settings.max_connections));
     let shared = Arc::new(Connection { builder: builder(&settings), settings, stop: stop.clone() });
@@ -62,9 +58,9 @@ where
         match accepted {
             Ok((stream, address)) => {
                 pause = ACCEPT_PAUSES.0;
-                let (shared, service, tls) = (shared.clone(), service.clone(), tls.clone());
+                let (shared, router, tls) = (shared.clone(), router.clone(), tls.clone());
                 connections.spawn(async move {
-                    shared.run(stream, address, tls, service).await;
+                    shared.run(stream, address, tls, router).await;
                     drop(place);
                 });
             }
@@ -105,43 +101,37 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run<S, F>(&self, stream: TcpStream, address: SocketAddr, tls: Option<TlsSource>, service: S)
-    where
-        S: Service<Request, Response = Response, Error = Infallible, Future = F> + Clone + Send + 'static,
-        F: Future<Output = Result<Response, Infallible>> + Send + 'static,
-    {
+    async fn run(&self, stream: TcpStream, address: SocketAddr, tls: Option<TlsSource>, router: Router) {
         // Answers are written whole; waiting for more to send only delays them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %address, "the connection ended before it began");
             return;
         }
         let peer = Peer { address, tls: tls.is_some() };
-        let Some(tls) = tls else { return self.http(stream, peer, service).await };
+        let Some(tls) = tls else { return self.http(stream, peer, router).await };
         let handshake = tokio::time::timeout(self.settings.handshake_timeout, tls.acceptor().accept(stream));
         let handshake = tokio::select! {
             handshake = handshake => handshake,
             () = self.stop.graceful.cancelled() => return,
         };
         match handshake {
-            Ok(Ok(stream)) => self.http(stream, peer, service).await,
+            Ok(Ok(stream)) => self.http(stream, peer, router).await,
             Ok(Err(error)) => tracing::debug!(%error, %address, "TLS handshake failed"),
             Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
         }
     }
 
-    async fn http<I, S, F>(&self, stream: I, peer: Peer, service: S)
+    async fn http<I>(&self, stream: I, peer: Peer, router: Router)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request, Response = Response, Error = Infallible, Future = F> + Clone + Send + 'static,
-        F: Future<Output = Result<Response, Infallible>> + Send + 'static,
     {
         let handler = hyper::service::service_fn(move |request: http::Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
-            let mut service = service.clone();
+            let mut router = router.clone();
             async move {
-                std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-                service.call(request).await
+                std::future::poll_fn(|cx| Service::<Request>::poll_ready(&mut router, cx)).await?;
+                router.call(request).await
             }
         });
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), handler));
