@@ -5,12 +5,16 @@ use plinth_kit::problem::Problem;
 
 const KIND: &str = "services";
 
+/// Names that Plinth's own services register themselves with.
+pub const PLATFORM_SERVICES: [&str; 4] =
+    ["registry-service", "config-service", "health-aggregator", "gateway"];
+
 /// What a caller wants to do with a service.
 #[derive(Debug, Clone, Copy)]
 pub enum Action {
     Read,
     Write,
-    /// Change other owners' instances, have other hosts probed.
+    /// Change other owners' instances, have other hosts probed, register under the name of one of Plinth's own services.
     Admin,
 }
 
@@ -33,6 +37,16 @@ pub fn allows(caller: &Caller, action: Action, service_name: &str) -> bool {
 /// 403 that names the missing scope.
 pub fn check(caller: &Caller, action: Action, service_name: &str) -> Result<(), Problem> {
     caller.require(KIND, action.word(), Some(service_name))
+}
+
+/// The right to register under a name. Plinth's own services send each other bearer tokens by name, so whoever may merely
+/// register something must not be able to take one of these names.
+///
+/// # Errors
+/// 403 that names the missing scope.
+pub fn check_registration(caller: &Caller, service_name: &str) -> Result<(), Problem> {
+    let ours = PLATFORM_SERVICES.iter().any(|name| name.eq_ignore_ascii_case(service_name));
+    check(caller, if ours { Action::Admin } else { Action::Write }, service_name)
 }
 
 /// For requests that name no service: the caller must be allowed the action on some service.

@@ -49,7 +49,7 @@ pub struct RegisterAnswer {
                     ("Location" = String, description = "The instance"))),
         (status = 400, description = "Fields break rules, all named", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The token lacks services:write for this name", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token lacks services:write for this name (services:admin for the names of Plinth's own services)", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Another owner holds the id", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
@@ -80,7 +80,7 @@ pub async fn register(
                     ("Location" = String, description = "The instance"))),
         (status = 400, description = "Fields break rules, all named", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The token lacks services:write for this name", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token lacks services:write for this name (services:admin for the names of Plinth's own services)", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Another owner holds the id", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
@@ -107,7 +107,7 @@ async fn store(
     caller: &Caller,
     draft: ServiceDraft,
 ) -> Result<(Registered, bool), Problem> {
-    access::check(caller, Action::Write, &draft.service_name)?;
+    access::check_registration(caller, &draft.service_name)?;
     let admin = access::allows(caller, Action::Admin, &draft.service_name);
     let accepted = draft.accept(admin, new_id).map_err(Error::Invalid).map_err(Error::into_problem)?;
     let registered = registry.register(&accepted, &owner(caller)).await.map_err(Error::into_problem)?;

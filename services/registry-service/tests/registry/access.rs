@@ -72,4 +72,15 @@ pub async fn owners_are_kept_apart(platform: Platform) {
     probing["check"] = json!({"type": "http", "url": "http://10.9.9.9/"});
     assert_eq!(owner.register(&replica, probing.clone()).await.faults(), ["check.url"]);
     assert_eq!(admin.register(&replica, probing).await.status, StatusCode::CREATED);
+
+    // Plinth's services send tokens to whoever has one of their names.
+    for name in ["health-aggregator", "Config-Service"] {
+        let body = instance(name, "impostor-1");
+        assert_eq!(owner.register(&replica, body.clone()).await.status, StatusCode::FORBIDDEN, "{name}");
+        let upserted = owner.put(replica.url("/api/v1/services/impostor-1"), body.clone()).await;
+        assert_eq!(upserted.status, StatusCode::FORBIDDEN, "{name}");
+        assert_eq!(admin.register(&replica, body).await.status, StatusCode::CREATED, "{name}");
+        let gone = admin.delete(replica.url("/api/v1/services/impostor-1")).await;
+        assert_eq!(gone.status, StatusCode::NO_CONTENT, "{name}");
+    }
 }
