@@ -14,7 +14,7 @@ mod wrk;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::process::{Failed, cargo, root, step};
+use crate::process::{Failed, built, cargo, step};
 use crate::provision;
 
 /// Names of the benchmarks, in the order of a whole run.
@@ -60,8 +60,7 @@ pub fn run(names: &[String]) -> Result<(), Failed> {
 
 /// The program as built for images and benchmarks.
 fn program(name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("dist").join(name)
+    built("dist", name)
 }
 
 /// Cores, model and memory, as a reader of the figures needs them.

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 /// The README's test command. Programs first: the system tests start them from the target folder.
 fn test(filters: &[String]) -> Result<(), Failed> {
     let tools = provision::for_tests()?;
-    step("build the programs", cargo(&["build", "--workspace", "--bins"]))?;
+    process::programs()?;
     let mut tests = cargo(&["test", "--no-fail-fast"]);
     if filters.is_empty() {
         tests.arg("--workspace");

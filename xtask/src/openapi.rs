@@ -1,16 +1,20 @@
 //! The committed OpenAPI documents are what the services print.
 
 use std::path::PathBuf;
+use std::process::Command;
 
-use crate::process::{Failed, cargo, output, root};
+use crate::process::{Failed, built, output, programs, root};
 
 const SERVICES: [&str; 4] = ["registry-service", "config-service", "health-aggregator", "gateway"];
 
 fn documents() -> Result<Vec<(PathBuf, Vec<u8>)>, Failed> {
+    programs()?;
     SERVICES
         .iter()
         .map(|service| {
-            let document = output(cargo(&["run", "--quiet", "--package", service, "--", "--openapi"]))?;
+            let mut program = Command::new(built("debug", service));
+            program.arg("--openapi");
+            let document = output(program)?;
             Ok((root().join("openapi").join(format!("{service}.json")), document))
         })
         .collect()

@@ -19,6 +19,18 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// A program that cargo built.
+pub fn built(profile: &str, name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join(profile).join(name)
+}
+
+/// Builds all programs and tests in one go. Together, because tests add features to dependencies: programs built alone would have every
+/// dependency compiled a second time.
+pub fn programs() -> Result<(), Failed> {
+    step("build programs and tests", cargo(&["build", "--workspace", "--bins", "--tests"]))
+}
+
 /// Runs it with the output passed through and says how long it took.
 pub fn step(what: &str, mut command: Command) -> Result<(), Failed> {
     println!("\n== {what}");
