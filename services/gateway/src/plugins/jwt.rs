@@ -1,18 +1,20 @@
 //! jwt: who is asking, by a signed token.
 
 mod cache;
+mod places;
 mod token;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use plinth_kong::{Claim, JwtAlgorithm, JwtConfig};
 use serde_json::json;
 
-use super::auth::{Directory, Fallback, JwtCredential, Names, query_values};
+use super::auth::{Directory, Fallback, JwtCredential, Names};
 use crate::context::{EarlyResponse, RequestContext};
+use places::{Absent, Places};
 use token::{Stamp, Token};
 
 /// Tells verified tokens of one compiled plugin from those of another in the workers' caches.
@@ -22,7 +24,7 @@ static SERIAL: AtomicU64 = AtomicU64::new(1);
 pub(super) struct Jwt {
     serial: u64,
     config: JwtConfig,
-    header_names: Vec<HeaderName>,
+    places: Places,
     credentials: Arc<Names<Arc<JwtCredential>>>,
     fallback: Fallback,
     challenge: HeaderValue,
@@ -51,14 +53,11 @@ fn message(text: impl Into<String>) -> Refusal {
 
 impl Jwt {
     pub fn new(config: &JwtConfig, directory: &Directory) -> Result<Jwt, String> {
-        let header_names = config.header_names.iter().map(|name| HeaderName::from_bytes(name.as_bytes()));
-        let header_names =
-            header_names.collect::<Result<_, _>>().map_err(|_| "invalid header name".to_owned())?;
         let realm = config.realm.as_ref().map(|realm| format!(" realm=\"{realm}\"")).unwrap_or_default();
         let challenge = |text: String| HeaderValue::from_str(&text).map_err(|_| "invalid realm".to_owned());
         Ok(Jwt {
             serial: SERIAL.fetch_add(1, Relaxed),
-            header_names,
+            places: Places::new(&config.uri_param_names, &config.cookie_names, &config.header_names)?,
             credentials: directory.jwt(config.secret_is_base64),
             fallback: directory.fallback(config.anonymous.as_deref()),
             challenge: challenge(format!("Bearer{realm}"))?,
@@ -90,7 +89,10 @@ impl Jwt {
     }
 
     fn authenticate(&self, ctx: &RequestContext) -> Result<Arc<JwtCredential>, Refusal> {
-        let token = self.token(ctx)?;
+        let token = self.places.token(ctx).map_err(|absent| match absent {
+            Absent::None => Refusal::NoToken,
+            Absent::Several => message("Multiple tokens provided"),
+        })?;
         let verified = match cache::get(self.serial, &token) {
             Some(verified) => verified,
             None => {
@@ -101,38 +103,6 @@ impl Jwt {
         };
         self.check_times(&verified, ctx.timing.started_at)?;
         Ok(verified.credential)
-    }
-
-    /// The one token of the request. The same one in several places is fine, different ones are not.
-    fn token(&self, ctx: &RequestContext) -> Result<String, Refusal> {
-        let mut found: Option<String> = None;
-        let mut several = false;
-        let mut add = |token: String| match &found {
-            Some(other) if *other != token => several = true,
-            _ => found = Some(token),
-        };
-        if let Some(query) = ctx.head.uri.query() {
-            for name in &self.config.uri_param_names {
-                query_values(query, name).filter(|value| !value.is_empty()).for_each(&mut add);
-            }
-        }
-        if !self.config.cookie_names.is_empty() {
-            for name in &self.config.cookie_names {
-                cookie(ctx, name)
-                    .map(str::to_owned)
-                    .filter(|value| !value.is_empty())
-                    .into_iter()
-                    .for_each(&mut add);
-            }
-        }
-        for name in &self.header_names {
-            let bearer = ctx.header(name).and_then(bearer).map(str::to_owned);
-            bearer.into_iter().for_each(&mut add);
-        }
-        if several {
-            return Err(message("Multiple tokens provided"));
-        }
-        found.ok_or(Refusal::NoToken)
     }
 
     /// Kong's order of checks; the algorithm is compared before any key is touched.
@@ -188,23 +158,6 @@ impl Jwt {
         }
         if faults.is_empty() { Ok(()) } else { Err(Refusal::Claims(faults.into())) }
     }
-}
-
-/// `Bearer x`, any case.
-fn bearer(value: &str) -> Option<&str> {
-    let value = value.trim_start();
-    let (scheme, rest) = value.split_at_checked(6)?;
-    let token = rest.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && rest.starts_with([' ', '\t']) && !token.is_empty())
-        .then_some(token)
-}
-
-fn cookie<'c>(ctx: &'c RequestContext, name: &str) -> Option<&'c str> {
-    let lines = ctx.head.headers.get_all(header::COOKIE).iter();
-    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(';')).find_map(|pair| {
-        let (key, value) = pair.trim().split_once('=')?;
-        (key == name).then_some(value)
-    })
 }
 
 /// The algorithm's name in a token header.

@@ -46,6 +46,8 @@ async fn every_refusal_in_kongs_words() {
         ("rubbish".to_owned(), "{\"message\":\"Bad token; invalid JSON\"}"),
         (forged("{", "{}"), "{\"message\":\"Bad token; invalid JSON\"}"),
         (forged("{\"alg\":\"none\"}", "{}"), "{\"message\":\"Bad token; invalid alg\"}"),
+        (forged(hs, "{}") + "*", "{\"message\":\"Bad token; invalid signature\"}"),
+        (forged(hs, "{}") + ".x", "{\"message\":\"Bad token; invalid signature\"}"),
         (forged(hs, "{}"), "{\"message\":\"No mandatory 'iss' in claims\"}"),
         (forged(hs, "{\"iss\":\"\"}"), "{\"message\":\"Invalid 'iss' in claims\"}"),
         (forged(hs, "{\"iss\":\"x\"}"), "{\"message\":\"No credentials found for given 'iss'\"}"),
@@ -159,8 +161,11 @@ async fn public_key_algorithms() {
     let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     for (name, algorithm, key) in [
         ("RS256", Algorithm::RS256, &rsa),
+        ("RS384", Algorithm::RS384, &rsa),
         ("RS512", Algorithm::RS512, &rsa),
+        ("PS256", Algorithm::PS256, &rsa),
         ("PS384", Algorithm::PS384, &rsa),
+        ("PS512", Algorithm::PS512, &rsa),
         ("ES256", Algorithm::ES256, &p256),
         ("ES384", Algorithm::ES384, &p384),
         ("EdDSA", Algorithm::EdDSA, &ed),
@@ -177,6 +182,31 @@ async fn public_key_algorithms() {
         let tampered = token.replace(&token[token.len() - 10..], "AAAAAAAAAA");
         assert_eq!(outcome(&gateway, &tampered).await.1, "{\"message\":\"Invalid signature\"}", "{name}");
     }
+}
+
+#[tokio::test]
+async fn hmac_algorithms() {
+    for (name, algorithm) in [("HS384", Algorithm::HS384), ("HS512", Algorithm::HS512)] {
+        let gateway = Gateway::new(&format!(
+            "services: [{{host: h, routes: [{{paths: [/]}}]}}]\nplugins: [{{name: jwt}}]\n\
+             consumers: [{{username: app, jwt_secrets: [{{key: k, secret: hush, algorithm: {name}}}]}}]"
+        ));
+        let claims = json!({"iss": "k"});
+        let token = encode(&Header::new(algorithm), &claims, &EncodingKey::from_secret(b"hush")).unwrap();
+        assert_eq!(outcome(&gateway, &token).await.1, "ok", "{name}");
+        let other = outcome(&gateway, &signed(&claims)).await.1;
+        assert_eq!(other, "{\"message\":\"Invalid algorithm\"}", "HS256 for {name}");
+    }
+}
+
+/// What is wrong first is told first: token, key, algorithm, signature, then times.
+#[tokio::test]
+async fn checks_run_in_kongs_order() {
+    let gateway = gateway("{claims_to_verify: [exp, nbf], maximum_expiration: 10}");
+    let tampered = signed(&json!({"iss": "k", "exp": 1})).rsplit_once('.').unwrap().0.to_owned();
+    assert_eq!(outcome(&gateway, &format!("{tampered}.AAAA")).await.1, "{\"message\":\"Invalid signature\"}");
+    let late = signed(&json!({"iss": "k", "exp": 1, "nbf": "x"}));
+    assert_eq!(outcome(&gateway, &late).await.1, "{\"exp\":\"token expired\",\"nbf\":\"must be a number\"}");
 }
 
 #[tokio::test]

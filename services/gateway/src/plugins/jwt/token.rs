@@ -26,14 +26,17 @@ pub(super) struct Token<'t> {
 
 impl<'t> Token<'t> {
     /// # Errors
-    /// Kong's words: "invalid JSON", "invalid alg".
+    /// Kong's words: "invalid JSON", "invalid alg", "invalid signature" (one that is not base64url).
     pub fn parse(text: &'t str) -> Result<Token<'t>, &'static str> {
-        let (message, signature) = text.rsplit_once('.').ok_or("invalid JSON")?;
-        let (header, claims) = message.split_once('.').ok_or("invalid JSON")?;
+        let (header, rest) = text.split_once('.').ok_or("invalid JSON")?;
+        let (claims, signature) = rest.split_once('.').ok_or("invalid JSON")?;
+        let message = text.get(..header.len() + 1 + claims.len()).ok_or("invalid JSON")?;
         let header = object(header).ok_or("invalid JSON")?;
         let claims = object(claims).ok_or("invalid JSON")?;
         let algorithm =
             header.get("alg").and_then(Value::as_str).and_then(super::algorithm).ok_or("invalid alg")?;
+        let signature = signature.trim_end_matches('=');
+        URL_SAFE_NO_PAD.decode(signature).map_err(|_| "invalid signature")?;
         Ok(Token { algorithm, message, signature, header, claims })
     }
 
