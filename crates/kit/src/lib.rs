@@ -11,7 +11,7 @@ mod context;
 pub mod health;
 pub mod lifecycle;
 pub mod openapi;
-mod outbound;
+pub mod outbound;
 pub mod problem;
 mod run;
 pub mod server;

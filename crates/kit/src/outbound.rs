@@ -1,4 +1,4 @@
-//! A small HTTP client for the few calls that kit itself makes: JWKS and trace export.
+//! A small HTTP client for calls that are few: JWKS and its discovery, trace export.
 //!
 //! One connection per call: both are rare, and a fresh connection has no stale-pool failures.
 
@@ -33,13 +33,16 @@ pub enum OutboundError {
 
 /// The client; clones share its trust store.
 #[derive(Clone)]
-pub(crate) struct Outbound {
+pub struct Outbound {
     tls: TlsConnector,
 }
 
 impl Outbound {
     /// A client that trusts the machine's certificate authorities.
-    pub(crate) fn new() -> Result<Outbound, OutboundError> {
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new() -> Result<Outbound, OutboundError> {
         let mut roots = rustls::RootCertStore::empty();
         // Single unreadable certificates of a system store are no reason to refuse the others.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -52,8 +55,11 @@ impl Outbound {
         Ok(Outbound { tls: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// GET, following no redirects.
-    pub(crate) async fn get(
+    /// GET of JSON, following no redirects.
+    ///
+    /// # Errors
+    /// As [`Outbound::send`].
+    pub async fn get(
         &self,
         url: &str,
         timeout: Duration,
@@ -67,7 +73,10 @@ impl Outbound {
     }
 
     /// One exchange: connection, request and whole answer within `timeout`, the answer at most `limit` bytes.
-    pub(crate) async fn send(
+    ///
+    /// # Errors
+    /// A bad URL, no connection, no answer in time, one that cannot be read. No status is an error.
+    pub async fn send(
         &self,
         request: Request<Bytes>,
         timeout: Duration,
