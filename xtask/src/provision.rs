@@ -11,12 +11,13 @@ pub struct Tools {
 }
 
 /// Program to look for, package that brings it.
-const PACKAGES: [(&str, &str); 5] = [
+const PACKAGES: [(&str, &str); 6] = [
     ("initdb", "postgresql"),
     ("redis-server", "redis-server"),
     ("rabbitmq-server", "rabbitmq-server"),
     ("epmd", "erlang-base"),
     ("strace", "strace"),
+    ("promtool", "prometheus"),
 ];
 
 /// Debian bullseye's build of Consul 1.8.7, the reference of the conformance tests.

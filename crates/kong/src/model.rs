@@ -18,6 +18,11 @@ pub use plugin::{
     Period, Plugin, PluginConfig, Policy, PrometheusConfig, RateLimitingConfig, RedisConfig,
     RequestTerminationConfig,
 };
+pub use plugin::{
+    Facility, HeaderType, HttpLogConfig, HttpLogMethod, Inject, OpentelemetryConfig, PhaseFlavor, Propagate,
+    Propagation, QueueConfig, Severity, SpanName, StaticTag, SyslogConfig, TcpLogConfig, TraceFormat,
+    UdpLogConfig, ZipkinConfig,
+};
 pub use upstream::{
     ActiveCheck, ActiveHealthy, ActiveUnhealthy, Algorithm, CheckKind, HashInput, Healthchecks, PassiveCheck,
     PassiveHealthy, PassiveUnhealthy, Target, Upstream,

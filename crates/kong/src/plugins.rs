@@ -2,6 +2,8 @@
 
 mod auth;
 mod logs;
+mod queue;
+mod tracing;
 mod traffic;
 
 use serde_json::Value;
@@ -31,6 +33,12 @@ static PLUGINS: &[PluginSchema] = &[
     traffic::CORRELATION_ID,
     logs::FILE_LOG,
     logs::PROMETHEUS,
+    logs::HTTP_LOG,
+    logs::TCP_LOG,
+    logs::UDP_LOG,
+    logs::SYSLOG,
+    tracing::OPENTELEMETRY,
+    tracing::ZIPKIN,
 ];
 
 /// Kong's own plugins that this gateway does not run yet.
@@ -50,11 +58,9 @@ const NOT_YET: &[&str] = &[
     "grpc-gateway",
     "grpc-web",
     "hmac-auth",
-    "http-log",
     "ip-restriction",
     "ldap-auth",
     "loggly",
-    "opentelemetry",
     "proxy-cache",
     "redirect",
     "request-size-limiting",
@@ -63,10 +69,6 @@ const NOT_YET: &[&str] = &[
     "response-transformer",
     "standard-webhooks",
     "statsd",
-    "syslog",
-    "tcp-log",
-    "udp-log",
-    "zipkin",
 ];
 
 /// Plugins that keep their state in Kong's database; Kong itself refuses them without one.

@@ -36,6 +36,7 @@ pub(crate) enum Kind {
 pub(crate) enum Literal {
     Bool(bool),
     Int(i64),
+    Number(f64),
     Str(&'static str),
     Strs(&'static [&'static str]),
     Ints(&'static [i64]),

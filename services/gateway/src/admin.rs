@@ -25,6 +25,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::identity;
+use crate::kong_metrics::KongMetrics;
 use crate::metrics::Metrics;
 use crate::reload::Configurator;
 
@@ -38,7 +39,7 @@ struct Inner {
     configurator: Arc<Configurator>,
     metrics: Metrics,
     exposition: telemetry::Metrics,
-    kong: prometheus::Registry,
+    kong: KongMetrics,
     readiness: Readiness,
     node: Uuid,
     started: Instant,
@@ -51,7 +52,7 @@ impl State {
     pub fn new(
         configurator: Arc<Configurator>,
         metrics: Metrics,
-        kong: prometheus::Registry,
+        kong: KongMetrics,
         node: Uuid,
         context: &plinth_kit::Context,
         config_limit: usize,
@@ -251,7 +252,7 @@ pub fn with_metrics(state: State, router: Router) -> Router {
     responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain")),
 )]
 async fn metrics(Extract(state): Extract<State>) -> Response {
-    let kong = prometheus::TextEncoder::new().encode_to_string(&state.0.kong.gather());
+    let kong = state.0.kong.text(&state.0.configurator.current(), &state.0.metrics);
     let (own, kong) = match (state.0.exposition.render(), kong) {
         (Ok(own), Ok(kong)) => (own, kong),
         (Err(error), _) | (_, Err(error)) => {

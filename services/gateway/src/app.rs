@@ -40,32 +40,29 @@ struct Proxy {
 pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     // before anybody can know the process: a SIGHUP that comes early must not end it
     let hangup = reload::hangup()?;
+    let rotated = reload::rotated()?;
     let certificates = certificates(&settings)?;
     let proxies = bind(&settings, certificates.as_ref())?;
     let metrics = Metrics::new(&context.metrics.registry, settings.workers)?;
     let discovery = Discovery::start(context.consul.clone(), DiscoverySettings::default(), &context.control);
     // Kong's metrics have a label `service` of their own, the service's registry puts one on everything
     let kong_registry = prometheus::Registry::new();
-    let env = plugins::Env { registry: kong_registry.clone(), control: context.control.clone() };
+    let node = uuid::Uuid::new_v4();
+    let env = plugins::Env {
+        registry: kong_registry.clone(),
+        control: context.control.clone(),
+        options: plugins::Options { node, ..settings.plugins.clone() },
+    };
     let compiler = Compiler::new(plugins::Runtime::new(env)?, discovery.clone(), settings.resolve);
     let shared = Arc::new(Shared::new(Arc::new(compiler.empty()?), settings.data_plane.clone()));
     let stats = (0..settings.workers).filter_map(|index| metrics.worker(index)).collect();
     let workers = Arc::new(Workers::start(shared, stats).map_err(Error::Worker)?);
-    let node = uuid::Uuid::new_v4();
-    let kong = KongMetrics::new(&kong_registry, node)?;
-    let configurator =
-        Arc::new(Configurator::new(compiler, workers.clone(), certificates, metrics.clone(), kong));
+    let kong = KongMetrics::new(kong_registry, node)?;
+    let configurator = Arc::new(Configurator::new(compiler, workers.clone(), certificates, metrics.clone()));
     let configured = context.readiness.condition("configuration");
     configurator.load(&settings.config, false).await?;
 
-    let state = admin::State::new(
-        configurator.clone(),
-        metrics,
-        kong_registry,
-        node,
-        &context,
-        settings.config_limit,
-    );
+    let state = admin::State::new(configurator.clone(), metrics, kong, node, &context, settings.config_limit);
     let mut builder = AppBuilder::new(&context);
     builder = listen_control(builder, &settings, &context, &state).await?;
     for proxy in &proxies {
@@ -77,6 +74,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     };
     let (source, poll) = (settings.config, settings.config_poll);
     let (following, tending, first) = (configurator.clone(), configurator.clone(), configurator.clone());
+    let rotating = configurator.clone();
     let shutdown = context.shutdown.clone();
     let builder = builder
         .task("proxy", |_| async move {
@@ -86,6 +84,10 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         })
         .task("configuration", |stop| async move {
             following.follow(source, poll, hangup, stop).await;
+            Ok::<_, Error>(())
+        })
+        .task("log rotation", |stop| async move {
+            rotating.rotate(rotated, stop).await;
             Ok::<_, Error>(())
         })
         .task("endpoints", |stop| async move {

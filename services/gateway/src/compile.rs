@@ -89,6 +89,7 @@ impl Compiler {
                 chain: compiled.chain(index),
             })
             .collect();
+        self.plugins.settle(&config);
         self.generation += 1;
         let upstreams =
             self.running.iter().map(|(name, running)| (name.clone(), running.upstream.clone())).collect();
@@ -106,6 +107,11 @@ impl Compiler {
     /// Writes out what plugins still hold back (log lines). Blocks.
     pub fn flush(&self) {
         self.plugins.flush();
+    }
+
+    /// Opens log files anew.
+    pub fn reopen(&self) {
+        self.plugins.reopen();
     }
 
     /// Starts what is new or changed, together; stops what is gone.

@@ -3,20 +3,27 @@
 //! A plugin is a variant of an enum, its phases plain synchronous functions; only rate limiting against Redis waits, and only there a
 //! future is boxed. What outlives a configuration (counters, Redis pools, log writers, metrics) belongs to [`Runtime`].
 
+mod access_log;
 mod auth;
 mod chain;
 mod correlation;
 mod cors;
 mod entry;
+mod export;
 mod file_log;
 mod jwt;
 mod key_auth;
 mod limits;
 mod metrics;
+mod opentelemetry;
 mod rate_limiting;
 mod redis;
+mod remote_log;
+mod spans;
 mod termination;
+mod zipkin;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use plinth_kong::{Config, Plugin, PluginConfig, Route};
@@ -30,8 +37,65 @@ use chain::{Instance, Step};
 pub struct Env {
     /// Where the plugins' metrics go.
     pub registry: prometheus::Registry,
-    /// Runs what must not run on a worker: Redis.
+    /// Runs what must not run on a worker: Redis, exports.
     pub control: tokio::runtime::Handle,
+    /// Settings of the gateway that plugins follow.
+    pub options: Options,
+}
+
+/// Settings of the gateway that plugins follow.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This gateway's name among others, in traces.
+    pub node: Uuid,
+    /// The local syslog daemon's socket.
+    pub syslog_socket: PathBuf,
+    /// What the opentelemetry plugin makes spans of.
+    pub tracing: TracingSettings,
+    /// Where the access log goes, if there is one.
+    pub access_log: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            node: Uuid::new_v4(),
+            syslog_socket: PathBuf::from("/dev/log"),
+            tracing: TracingSettings::default(),
+            access_log: None,
+        }
+    }
+}
+
+/// Kong's `tracing_instrumentations` and `tracing_sampling_rate`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TracingSettings {
+    /// A span for each request.
+    pub request: bool,
+    /// A span for each try at an upstream.
+    pub balancer: bool,
+    /// Share of traces begun here that are sent.
+    pub sampling_rate: f64,
+}
+
+impl Default for TracingSettings {
+    fn default() -> Self {
+        TracingSettings { request: false, balancer: false, sampling_rate: 0.01 }
+    }
+}
+
+impl TracingSettings {
+    /// Whether there are spans at all.
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        self.request || self.balancer
+    }
+}
+
+/// This gateway among others.
+#[derive(Debug)]
+pub(in crate::plugins) struct Node {
+    id: String,
 }
 
 /// Plugin state that survives configuration changes. One per gateway.
@@ -42,6 +106,11 @@ pub struct Runtime {
     files: file_log::Files,
     metrics: metrics::Metrics,
     correlation: Arc<correlation::Source>,
+    exports: export::Exports,
+    node: Arc<Node>,
+    options: Options,
+    /// Runs on every request when there is an access log.
+    access_log: Option<Arc<Instance>>,
 }
 
 impl Runtime {
@@ -50,12 +119,21 @@ impl Runtime {
     /// # Errors
     /// Metric names already taken in this registry.
     pub fn new(env: Env) -> Result<Runtime, prometheus::Error> {
+        let files = file_log::Files::new(&env.registry)?;
+        let access_log =
+            env.options.access_log.as_ref().map(|path| {
+                Arc::new(Instance::AccessLog(access_log::AccessLog::new(files.writer(path, false))))
+            });
         Ok(Runtime {
             limits: Arc::default(),
+            exports: export::Exports::new(env.control.clone(), &env.registry)?,
             redis: redis::Pools::new(env.control, &env.registry)?,
-            files: file_log::Files::new(&env.registry)?,
+            files,
             metrics: metrics::Metrics::new(&env.registry)?,
             correlation: Arc::default(),
+            node: Arc::new(Node { id: env.options.node.to_string() }),
+            options: env.options,
+            access_log,
         })
     }
 
@@ -84,9 +162,20 @@ impl Runtime {
         Ok(Compiled { routes, unmatched: self.chain(config, &built, None) })
     }
 
+    /// Forgets what belonged to configurations before this one, which is about to run.
+    pub fn settle(&self, config: &Config) {
+        self.metrics.retain(config);
+    }
+
     /// Waits (blocking: not on a worker) until what was logged so far is written.
     pub fn flush(&self) {
         self.files.flush();
+        self.exports.flush();
+    }
+
+    /// Opens all log files anew, for logrotate.
+    pub fn reopen(&self) {
+        self.files.reopen();
     }
 
     fn instance(&self, plugin: &Plugin, directory: &auth::Directory) -> Result<Arc<Instance>, String> {
@@ -103,8 +192,27 @@ impl Runtime {
                 )?)
             }
             PluginConfig::Cors(config) => Instance::Cors(cors::Cors::new(config)?),
-            PluginConfig::FileLog(config) => {
-                Instance::FileLog(file_log::FileLog::new(self.files.writer(config)))
+            PluginConfig::FileLog(config) => Instance::FileLog(file_log::FileLog::new(
+                self.files.writer(config.path.as_ref(), config.reopen),
+            )),
+            PluginConfig::HttpLog(config) => {
+                Instance::RemoteLog(remote_log::RemoteLog::http(config, &self.exports)?)
+            }
+            PluginConfig::TcpLog(config) => {
+                Instance::RemoteLog(remote_log::RemoteLog::tcp(config, &self.exports)?)
+            }
+            PluginConfig::UdpLog(config) => {
+                Instance::RemoteLog(remote_log::RemoteLog::udp(config, &self.exports)?)
+            }
+            PluginConfig::Syslog(config) => {
+                let socket = &self.options.syslog_socket;
+                Instance::RemoteLog(remote_log::RemoteLog::syslog(config, socket, &self.exports)?)
+            }
+            PluginConfig::Opentelemetry(config) => Instance::Opentelemetry(
+                opentelemetry::Opentelemetry::new(config, &self.exports, &self.node, self.options.tracing)?,
+            ),
+            PluginConfig::Zipkin(config) => {
+                Instance::Zipkin(zipkin::Zipkin::new(config, &self.exports, &self.node)?)
             }
             PluginConfig::Prometheus(config) => Instance::Prometheus(self.metrics.plugin(*config)),
             PluginConfig::RequestTermination(config) => {
@@ -130,6 +238,11 @@ impl Runtime {
         let at = Labels::new(config, route);
         let mut steps: Vec<Step> = names.into_iter().map(|name| place.step(built, name, &at)).collect();
         steps.sort_by_key(|step| std::cmp::Reverse(step.priority));
+        steps.extend(self.access_log.iter().map(|log| Step {
+            priority: i32::MIN,
+            default: Some(Arc::clone(log)),
+            by_consumer: std::collections::HashMap::default(),
+        }));
         Chain::new(steps)
     }
 }

@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use crate::certificates::Certificates;
 use crate::compile::Compiler;
 use crate::error::Error;
-use crate::kong_metrics::KongMetrics;
 use crate::metrics::Metrics;
 use crate::settings::ConfigSource;
 use crate::snapshot::Snapshot;
@@ -47,7 +46,6 @@ pub struct Configurator {
     workers: Arc<Workers>,
     certificates: Option<Arc<Certificates>>,
     metrics: Metrics,
-    kong: KongMetrics,
     status: Mutex<Status>,
     /// What the file looked like just before it was last read.
     seen: Mutex<Option<Stamp>>,
@@ -62,14 +60,12 @@ impl Configurator {
         workers: Arc<Workers>,
         certificates: Option<Arc<Certificates>>,
         metrics: Metrics,
-        kong: KongMetrics,
     ) -> Self {
         Self {
             compiler: tokio::sync::Mutex::new(compiler),
             workers,
             certificates,
             metrics,
-            kong,
             status: Mutex::default(),
             seen: Mutex::default(),
             applied: tokio::sync::watch::Sender::new(0),
@@ -223,6 +219,16 @@ impl Configurator {
         self.compiler.blocking_lock().flush();
     }
 
+    /// Opens log files anew on every SIGUSR1, until told to stop.
+    pub async fn rotate(self: Arc<Self>, mut rotated: Signal, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = rotated.recv() => self.compiler.lock().await.reopen(),
+            }
+        }
+    }
+
     /// Reports endpoints by state and lets ejected ones back, for ever.
     pub async fn tend(self: Arc<Self>, stop: CancellationToken) {
         let mut look = tokio::time::interval(crate::upstream::ejection::SWEEP_EVERY);
@@ -248,7 +254,6 @@ impl Configurator {
                 report("unhealthy", all - healthy);
                 report("ejected", i64::try_from(upstream.ejected()).unwrap_or(i64::MAX));
             }
-            self.kong.update(&self.current());
         }
     }
 }
@@ -259,6 +264,14 @@ impl Configurator {
 /// When the signal cannot be listened for.
 pub fn hangup() -> Result<Signal, Error> {
     signal(SignalKind::hangup()).map_err(Error::Signal)
+}
+
+/// SIGUSR1, by which logrotate says that log files have new names. From now on it no longer ends the process.
+///
+/// # Errors
+/// When the signal cannot be listened for.
+pub fn rotated() -> Result<Signal, Error> {
+    signal(SignalKind::user_defined1()).map_err(Error::Signal)
 }
 
 /// Modification time, size and inode: what changes whenever a file is written or replaced.

@@ -8,6 +8,7 @@ use plinth_kit::settings::Reader;
 
 use crate::client::PoolSettings;
 use crate::listen::{Listen, Listens};
+use crate::plugins::{self, TracingSettings};
 use crate::trusted::{Network, Trust};
 use crate::upstream::resolve::ResolveSettings;
 use crate::worker::DataPlane;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub resolve: ResolveSettings,
     /// Limits of the data plane.
     pub data_plane: DataPlane,
+    /// What plugins follow.
+    pub plugins: plugins::Options,
 }
 
 impl Settings {
@@ -92,6 +95,7 @@ impl Settings {
             .unwrap_or(usize::MAX),
             resolve: read_resolve(reader),
             data_plane: read_data_plane(reader),
+            plugins: read_plugins(reader),
         }
     }
 }
@@ -246,6 +250,73 @@ fn read_data_plane(reader: &mut Reader) -> DataPlane {
             defaults.h2_max_age,
         ),
         trust: read_trust(reader),
+    }
+}
+
+fn read_plugins(reader: &mut Reader) -> plugins::Options {
+    reader.alias_env("access_log", "KONG_PROXY_ACCESS_LOG");
+    let defaults = plugins::Options::default();
+    let access_log = reader.get(
+        "access_log",
+        "file of the access log (/dev/stdout: standard output), opened anew on SIGUSR1; or off",
+        "off".to_owned(),
+    );
+    // Kong allows the name of a log format after the path.
+    let path = access_log.split_whitespace().next().unwrap_or("off");
+    plugins::Options {
+        access_log: (path != "off").then(|| PathBuf::from(path)),
+        syslog_socket: reader
+            .get(
+                "syslog_socket",
+                "socket of the local syslog daemon",
+                defaults.syslog_socket.display().to_string(),
+            )
+            .into(),
+        tracing: read_tracing(reader),
+        ..defaults
+    }
+}
+
+/// What Kong has spans for besides the two this gateway makes; asked for, they are left out.
+const OTHER_SPANS: [&str; 8] = [
+    "db_query",
+    "dns_query",
+    "router",
+    "http_client",
+    "plugin_rewrite",
+    "plugin_access",
+    "plugin_header_filter",
+    "off",
+];
+
+fn read_tracing(reader: &mut Reader) -> TracingSettings {
+    reader.alias_env("tracing.instrumentations", "KONG_TRACING_INSTRUMENTATIONS");
+    reader.alias_env("tracing.sampling_rate", "KONG_TRACING_SAMPLING_RATE");
+    let wanted: Vec<String> = reader.list(
+        "tracing.instrumentations",
+        "what the opentelemetry plugin makes spans of: off, all, or some of request and balancer",
+        "off",
+    );
+    let wants = |name: &str| wanted.iter().any(|wanted| wanted == name || wanted == "all");
+    let known = |name: &&String| {
+        matches!(name.as_str(), "request" | "balancer" | "all") || OTHER_SPANS.contains(&name.as_str())
+    };
+    if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
+        reader.fault(
+            "tracing.instrumentations",
+            format!("{unknown:?} is not one of off, all, request, balancer, {}", OTHER_SPANS.join(", ")),
+        );
+    }
+    let defaults = TracingSettings::default();
+    TracingSettings {
+        request: wants("request"),
+        balancer: wants("balancer"),
+        sampling_rate: reader.get_in(
+            "tracing.sampling_rate",
+            "share of traces begun here that the opentelemetry plugin sends",
+            defaults.sampling_rate,
+            0.0..=1.0,
+        ),
     }
 }
 

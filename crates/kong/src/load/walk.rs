@@ -268,6 +268,7 @@ fn literal(default: Literal) -> Node {
     match default {
         Literal::Bool(value) => Node::Bool(value),
         Literal::Int(value) => Node::Int(value),
+        Literal::Number(value) => Node::Float(value),
         Literal::Str(text) => Node::Str(text.to_owned()),
         Literal::Strs(texts) => Node::Seq(texts.iter().map(|text| Node::Str((*text).to_owned())).collect()),
         Literal::Ints(numbers) => Node::Seq(numbers.iter().map(|number| Node::Int(*number)).collect()),

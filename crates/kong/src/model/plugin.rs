@@ -1,11 +1,22 @@
 //! Plugins and their typed configurations.
 
+mod logs;
+mod tracing;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Protocol, or_default, reference, unset};
+
+pub use logs::{
+    Facility, HttpLogConfig, HttpLogMethod, QueueConfig, Severity, SyslogConfig, TcpLogConfig, UdpLogConfig,
+};
+pub use tracing::{
+    HeaderType, Inject, OpentelemetryConfig, PhaseFlavor, Propagate, Propagation, SpanName, StaticTag,
+    TraceFormat, ZipkinConfig,
+};
 
 /// One configured plugin. The scope is global when service, route and consumer are all absent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,6 +48,12 @@ pub enum PluginConfig {
     Prometheus(PrometheusConfig),
     RequestTermination(RequestTerminationConfig),
     CorrelationId(CorrelationIdConfig),
+    HttpLog(HttpLogConfig),
+    TcpLog(TcpLogConfig),
+    UdpLog(UdpLogConfig),
+    Syslog(SyslogConfig),
+    Opentelemetry(Box<OpentelemetryConfig>),
+    Zipkin(Box<ZipkinConfig>),
 }
 
 impl PluginConfig {
@@ -48,7 +65,13 @@ impl PluginConfig {
             PluginConfig::Jwt(_) => 1450,
             PluginConfig::KeyAuth(_) => 1250,
             PluginConfig::RateLimiting(_) => 910,
+            PluginConfig::Zipkin(_) => 100_000,
+            PluginConfig::Opentelemetry(_) => 14,
             PluginConfig::Prometheus(_) => 13,
+            PluginConfig::HttpLog(_) => 12,
+            PluginConfig::UdpLog(_) => 8,
+            PluginConfig::TcpLog(_) => 7,
+            PluginConfig::Syslog(_) => 4,
             PluginConfig::FileLog(_) => 9,
             PluginConfig::RequestTermination(_) => 2,
         }

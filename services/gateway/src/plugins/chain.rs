@@ -7,7 +7,10 @@ use foldhash::fast::RandomState;
 use http::response;
 use uuid::Uuid;
 
-use super::{Labels, correlation, cors, file_log, jwt, key_auth, metrics, rate_limiting, termination};
+use super::{
+    Labels, access_log, correlation, cors, file_log, jwt, key_auth, metrics, opentelemetry, rate_limiting,
+    remote_log, termination, zipkin,
+};
 use crate::context::{EarlyResponse, RequestContext};
 
 /// One plugin with its configuration.
@@ -21,6 +24,10 @@ pub(super) enum Instance {
     Prometheus(metrics::Prometheus),
     RequestTermination(termination::RequestTermination),
     CorrelationId(correlation::CorrelationId),
+    RemoteLog(remote_log::RemoteLog),
+    Opentelemetry(opentelemetry::Opentelemetry),
+    Zipkin(zipkin::Zipkin),
+    AccessLog(access_log::AccessLog),
 }
 
 impl Instance {
@@ -29,12 +36,21 @@ impl Instance {
         match &**self {
             Instance::FileLog(log) => Arc::new(Instance::FileLog(log.bind(at))),
             Instance::Prometheus(metrics) => Arc::new(Instance::Prometheus(metrics.bind(at))),
+            Instance::RemoteLog(log) => Arc::new(Instance::RemoteLog(log.bind(at))),
+            Instance::Opentelemetry(spans) => Arc::new(Instance::Opentelemetry(spans.bind(at))),
+            Instance::Zipkin(spans) => Arc::new(Instance::Zipkin(spans.bind(at))),
             _ => Arc::clone(self),
         }
     }
 
     fn logs(&self) -> bool {
-        matches!(self, Instance::FileLog(_) | Instance::Prometheus(_))
+        self.writes_entries()
+            || matches!(self, Instance::Prometheus(_) | Instance::Zipkin(_) | Instance::AccessLog(_))
+    }
+
+    /// Writes log entries, which hold the response's headers.
+    fn writes_entries(&self) -> bool {
+        matches!(self, Instance::FileLog(_) | Instance::RemoteLog(_) | Instance::Opentelemetry(_))
     }
 }
 
@@ -73,8 +89,7 @@ pub struct Chain {
 impl Chain {
     pub(super) fn new(steps: Vec<Step>) -> Chain {
         let logs = steps.iter().any(|step| step.any(Instance::logs));
-        let wants_response_headers =
-            steps.iter().any(|step| step.any(|instance| matches!(instance, Instance::FileLog(_))));
+        let wants_response_headers = steps.iter().any(|step| step.any(Instance::writes_entries));
         Chain { steps: steps.into(), logs, wants_response_headers }
     }
 
@@ -88,7 +103,21 @@ impl Chain {
     pub async fn access(&self, ctx: &mut RequestContext) -> Option<EarlyResponse> {
         for step in &*self.steps {
             let ended = match step.instance(ctx) {
-                None | Some(Instance::FileLog(_) | Instance::Prometheus(_)) => None,
+                None
+                | Some(
+                    Instance::FileLog(_)
+                    | Instance::Prometheus(_)
+                    | Instance::RemoteLog(_)
+                    | Instance::AccessLog(_),
+                ) => None,
+                Some(Instance::Opentelemetry(plugin)) => {
+                    plugin.access(ctx);
+                    None
+                }
+                Some(Instance::Zipkin(plugin)) => {
+                    plugin.access(ctx);
+                    None
+                }
                 Some(Instance::Jwt(plugin)) => plugin.access(ctx),
                 Some(Instance::KeyAuth(plugin)) => plugin.access(ctx),
                 Some(Instance::RateLimiting(plugin)) => match plugin.access(ctx) {
@@ -115,8 +144,11 @@ impl Chain {
     /// On every answer's head, the gateway's own included.
     pub fn header(&self, ctx: &mut RequestContext, head: &mut response::Parts) {
         for step in &*self.steps {
-            if let Some(Instance::Cors(plugin)) = step.instance(ctx) {
-                plugin.header(ctx, head);
+            match step.instance(ctx) {
+                Some(Instance::Cors(plugin)) => plugin.header(ctx, head),
+                Some(Instance::Opentelemetry(plugin)) => plugin.header(ctx, head),
+                Some(Instance::Zipkin(plugin)) => plugin.header(ctx, head),
+                _ => {}
             }
         }
     }
@@ -139,6 +171,10 @@ impl Chain {
             match step.instance(ctx) {
                 Some(Instance::FileLog(plugin)) => plugin.log(ctx),
                 Some(Instance::Prometheus(plugin)) => plugin.log(ctx),
+                Some(Instance::RemoteLog(plugin)) => plugin.log(ctx),
+                Some(Instance::Opentelemetry(plugin)) => plugin.log(ctx),
+                Some(Instance::Zipkin(plugin)) => plugin.log(ctx),
+                Some(Instance::AccessLog(plugin)) => plugin.log(ctx),
                 _ => {}
             }
         }

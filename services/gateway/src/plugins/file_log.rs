@@ -3,17 +3,16 @@
 mod writer;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use plinth_kong::FileLogConfig;
 use prometheus::{IntCounterVec, Opts};
 
 use super::Labels;
 use super::entry::{self, Entities};
 use crate::context::RequestContext;
-use writer::Writer;
+pub(super) use writer::Writer;
 
 /// The writers in use, one for each file whatever the number of plugins.
 #[derive(Debug)]
@@ -35,16 +34,24 @@ impl Files {
         Ok(Files { writers: Mutex::default(), lost })
     }
 
-    pub fn writer(&self, config: &FileLogConfig) -> Arc<Writer> {
-        let key = (PathBuf::from(&config.path), config.reopen);
+    /// The file's writer; `reopen` opens it anew for each batch of lines.
+    pub fn writer(&self, path: &Path, reopen: bool) -> Arc<Writer> {
+        let key = (path.to_owned(), reopen);
         let mut writers = self.writers.lock();
         writers.retain(|_, writer| writer.strong_count() > 0);
         if let Some(writer) = writers.get(&key).and_then(Weak::upgrade) {
             return writer;
         }
-        let writer = Arc::new(Writer::start(key.0.clone(), config.reopen, &self.lost));
+        let writer = Arc::new(Writer::start(key.0.clone(), reopen, &self.lost));
         writers.insert(key, Arc::downgrade(&writer));
         writer
+    }
+
+    /// All files are opened anew before their next lines.
+    pub fn reopen(&self) {
+        for writer in self.writers.lock().values().filter_map(Weak::upgrade) {
+            writer.reopen();
+        }
     }
 
     pub fn flush(&self) {

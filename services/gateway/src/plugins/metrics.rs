@@ -1,9 +1,13 @@
 //! prometheus: Kong's metric names, handles resolved when a configuration is compiled.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use plinth_kong::PrometheusConfig;
+use parking_lot::Mutex;
+use plinth_kong::{Config, PrometheusConfig};
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 
 use super::Labels;
@@ -26,6 +30,40 @@ pub(super) struct Metrics {
     request_latency: HistogramVec,
     upstream_latency: HistogramVec,
     kong_latency: HistogramVec,
+    /// Services and routes of the running configuration, as labels.
+    pairs: Arc<Mutex<HashSet<Pair>>>,
+}
+
+/// The labels `service` and `route`.
+type Pair = (String, String);
+
+const STATUS_LABELS: &[&str] = &["service", "route", "code", "source", "workspace", "consumer"];
+const BANDWIDTH_LABELS: &[&str] = &["service", "route", "direction", "workspace", "consumer"];
+const LATENCY_LABELS: &[&str] = &["service", "route", "workspace"];
+
+/// Removes the series of a family whose service and route are not among `pairs`.
+fn remove(
+    families: &[MetricFamily],
+    labels: &[&str],
+    pairs: &HashSet<Pair>,
+    forget: impl Fn(&[&str]) -> Result<(), prometheus::Error>,
+) {
+    for metric in families.iter().flat_map(MetricFamily::get_metric) {
+        let value = |label: &str| {
+            metric.get_label().iter().find(|pair| pair.name() == label).map_or("", |pair| pair.value())
+        };
+        if pairs.contains(&(value("service").to_owned(), value("route").to_owned())) {
+            continue;
+        }
+        let values: Vec<&str> = labels.iter().map(|label| value(label)).collect();
+        if let Err(error) = forget(&values) {
+            tracing::warn!(%error, ?values, "prometheus: a series cannot be removed");
+        }
+    }
+}
+
+fn service_label(at: &Labels<'_>) -> String {
+    at.service.map(|service| service.label().to_owned()).unwrap_or_default()
 }
 
 impl Metrics {
@@ -36,19 +74,19 @@ impl Metrics {
         };
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-            let histogram = HistogramVec::new(options, &["service", "route", "workspace"])?;
+            let histogram = HistogramVec::new(options, LATENCY_LABELS)?;
             registry.register(Box::new(histogram.clone())).map(|()| histogram)
         };
         Ok(Metrics {
             requests: counter(
                 "kong_http_requests_total",
                 "HTTP status codes per consumer/service/route in Kong",
-                &["service", "route", "code", "source", "workspace", "consumer"],
+                STATUS_LABELS,
             )?,
             bandwidth: counter(
                 "kong_bandwidth_bytes",
                 "Total bandwidth (ingress/egress) throughput in bytes",
-                &["service", "route", "direction", "workspace", "consumer"],
+                BANDWIDTH_LABELS,
             )?,
             request_latency: histogram(
                 "kong_request_latency_ms",
@@ -65,7 +103,33 @@ impl Metrics {
                 "Latency added by Kong and enabled plugins for each service/route in Kong",
                 OWN_LATENCIES,
             )?,
+            pairs: Arc::default(),
         })
+    }
+
+    /// Series of routes that are gone go too: their number stays bounded by the running configuration.
+    pub fn retain(&self, config: &Config) {
+        let pairs: HashSet<Pair> = config
+            .routes
+            .iter()
+            .map(|route| {
+                let at = Labels::new(config, Some(route));
+                (service_label(&at), route.label())
+            })
+            .collect();
+        let mut known = self.pairs.lock();
+        if known.is_subset(&pairs) {
+            *known = pairs;
+            return;
+        }
+        let counters = [(&self.requests, STATUS_LABELS), (&self.bandwidth, BANDWIDTH_LABELS)];
+        for (family, labels) in counters {
+            remove(&family.collect(), labels, &pairs, |values| family.remove_label_values(values));
+        }
+        for family in [&self.request_latency, &self.upstream_latency, &self.kong_latency] {
+            remove(&family.collect(), LATENCY_LABELS, &pairs, |values| family.remove_label_values(values));
+        }
+        *known = pairs;
     }
 
     pub fn plugin(&self, config: PrometheusConfig) -> Prometheus {
@@ -108,7 +172,7 @@ impl Prometheus {
     /// Requests without a route are not counted.
     pub fn bind(&self, at: &Labels<'_>) -> Prometheus {
         let series = at.route.map(|route| {
-            let service = at.service.map(|service| service.label().to_owned()).unwrap_or_default();
+            let service = service_label(at);
             let route = route.label();
             let labels = [service.as_str(), route.as_str(), WORKSPACE];
             let histogram = |family: &HistogramVec| family.with_label_values(&labels);

@@ -27,8 +27,13 @@ pub(super) struct Gateway {
 impl Gateway {
     /// From the file's YAML, format 3.0 put in front.
     pub fn new(body: &str) -> Gateway {
+        Gateway::with(body, Options::default())
+    }
+
+    pub fn with(body: &str, options: Options) -> Gateway {
         let registry = prometheus::Registry::new();
-        let env = Env { registry: registry.clone(), control: tokio::runtime::Handle::current() };
+        let control = tokio::runtime::Handle::current();
+        let env = Env { registry: registry.clone(), control, options };
         let runtime = Runtime::new(env).unwrap();
         let loaded = load(&format!("_format_version: \"3.0\"\n{body}"), Format::Yaml);
         let config = loaded.unwrap_or_else(|faults| panic!("{faults}")).config;

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -24,6 +25,8 @@ enum Message {
     Line(Vec<u8>),
     /// Answered when everything before it is written.
     Flush(Sender<()>),
+    /// What follows goes to whatever has the file's name then.
+    Reopen,
 }
 
 #[derive(Debug)]
@@ -68,6 +71,13 @@ impl Writer {
         }
     }
 
+    /// Opens the file anew once what waits now is written.
+    pub fn reopen(&self) {
+        if self.queue.try_send(Message::Reopen).is_err() {
+            tracing::warn!("file-log: a file is not opened anew, its queue is full");
+        }
+    }
+
     pub fn flush(&self) {
         let (done, finished) = channel();
         if self.queue.send(Message::Flush(done)).is_ok() {
@@ -96,6 +106,7 @@ fn run(mut target: Target, queue: &Receiver<Message>, waiting: &AtomicUsize) {
         let mut batch = Vec::new();
         let mut lines = 0;
         let mut flushed = Vec::new();
+        let mut reopen = false;
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
@@ -104,6 +115,10 @@ fn run(mut target: Target, queue: &Receiver<Message>, waiting: &AtomicUsize) {
                     lines += 1;
                 }
                 Message::Flush(done) => flushed.push(done),
+                Message::Reopen => {
+                    reopen = true;
+                    break;
+                }
             }
             next = match queue.try_recv() {
                 Ok(message) if batch.len() < BATCH => Some(message),
@@ -117,6 +132,10 @@ fn run(mut target: Target, queue: &Receiver<Message>, waiting: &AtomicUsize) {
                     flushed.push(done);
                     None
                 }
+                Ok(Message::Reopen) => {
+                    reopen = true;
+                    None
+                }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
                     caught_up = true;
                     None
@@ -126,6 +145,10 @@ fn run(mut target: Target, queue: &Receiver<Message>, waiting: &AtomicUsize) {
         waiting.fetch_sub(lines, Relaxed);
         if lines > 0 {
             target.write(&batch, lines);
+        }
+        if reopen {
+            target.file = None;
+            target.open();
         }
         for done in flushed {
             // Whoever waited may have given up.
@@ -175,6 +198,13 @@ impl Target {
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
+    // Opening these by name fails where they are sockets, as under systemd.
+    if path == Path::new("/dev/stdout") {
+        return Ok(std::io::stdout().as_fd().try_clone_to_owned()?.into());
+    }
+    if path == Path::new("/dev/stderr") {
+        return Ok(std::io::stderr().as_fd().try_clone_to_owned()?.into());
+    }
     OpenOptions::new().create(true).append(true).open(path)
 }
 
@@ -200,6 +230,23 @@ mod tests {
         writer.flush();
         assert_eq!(std::fs::read_to_string(path).unwrap(), "two\n");
         assert_eq!(std::fs::read_to_string(folder.path().join("access.log.1")).unwrap(), "one\n");
+    }
+
+    #[test]
+    fn a_file_is_opened_anew_when_told_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let writer = Writer::start(path.clone(), false, &lost());
+        writer.write(b"one\n".to_vec());
+        writer.flush();
+        let rotated = folder.path().join("access.log.1");
+        std::fs::rename(&path, &rotated).unwrap();
+        writer.write(b"two\n".to_vec());
+        writer.reopen();
+        writer.write(b"three\n".to_vec());
+        writer.flush();
+        assert_eq!(std::fs::read_to_string(rotated).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "three\n");
     }
 
     #[test]
