@@ -59,7 +59,8 @@ impl Tcp {
     pub async fn send(&mut self, batch: &[Vec<u8>]) -> Result<(), String> {
         let keepalive = self.keepalive;
         let mut kept = self.connection.0.take();
-        let usable = |(stream, since): &mut (Stream, Instant)| since.elapsed() < keepalive && !stream.is_closed();
+        let usable =
+            |(stream, since): &mut (Stream, Instant)| since.elapsed() < keepalive && !stream.is_closed();
         let usable = kept.as_mut().is_some_and(usable);
         let mut stream = match kept {
             Some((stream, _)) if usable => stream,
