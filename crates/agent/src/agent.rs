@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use plinth_core::Secret;
 use tokio::net::TcpListener;
@@ -242,7 +242,9 @@ async fn accept(
     let graceful = GracefulShutdown::new();
     let peers = Arc::new(Peers::default());
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).pipeline_flush(true);
+    // An idle connection stays as long as its client likes, as Consul's do: who sends the next request just when the server
+    // closes cannot know whether it was done. A head that never ends holds little more than an idle connection.
+    builder.header_read_timeout(None).pipeline_flush(true);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -52,6 +52,8 @@ impl Engine {
         let (queue, requests) = mpsc::channel(QUEUE);
         let writer = Writer {
             head: state,
+            checkpoint: published.load_full(),
+            applied: Vec::new(),
             published: published.clone(),
             watches: watches.clone(),
             disk: folder.map(|folder| Disk { folder, compact_after, compactor: None, refused: false }),
@@ -93,9 +95,11 @@ impl Engine {
         if index_of(&state) > after {
             return state;
         }
+        drop(state);
         let deadline = tokio::time::Instant::now() + wait;
         let waiter = self.watches.subscribe(interest);
         loop {
+            // before the look at the state: a change that comes after that look wakes it
             let woken = waiter.woken();
             let state = self.state();
             if index_of(&state) > after || self.watches.closed() {
@@ -105,12 +109,18 @@ impl Engine {
             if tokio::time::timeout_at(deadline, woken).await.is_err() {
                 return self.state();
             }
+            self.watches.count_wake();
         }
     }
 
     /// How many queries wait now.
     pub fn waiting(&self) -> usize {
         self.watches.len()
+    }
+
+    /// How many times a waiting query was woken so far.
+    pub fn woken(&self) -> u64 {
+        self.watches.woken()
     }
 
     /// Lets all waiting queries answer with what there is.
@@ -150,7 +160,13 @@ struct Disk {
 }
 
 struct Writer {
+    /// The next version: the published one and what was applied since.
     head: State,
+    /// A version to go back to and the commands that lead from it to `head`. Going back by doing those again costs
+    /// something only when a command fails half-way; a clone of `head` before every command would make each of them copy
+    /// every node of the maps that it touches.
+    checkpoint: Arc<State>,
+    applied: Vec<(u64, Command)>,
     published: Arc<ArcSwap<State>>,
     watches: Arc<Watches>,
     disk: Option<Disk>,
@@ -193,23 +209,35 @@ impl Writer {
         topics: &mut Vec<Topic>,
         done: &mut Vec<Done>,
     ) {
+        let Request { command, reply } = request;
         let at = now();
-        let before = self.head.clone();
-        let Applied { outcome, changed, topics: concerned } = self.head.apply(&request.command, at);
+        let (Applied { outcome, changed, topics: concerned }, torn) = self.head.apply_unguarded(&command, at);
         let mut result = outcome.map_err(WriteError::from);
-        if changed && self.disk.is_some() {
+        if torn {
+            self.go_back();
+        } else if changed && self.disk.is_some() {
             let whole = frames.len();
-            let entry = Entry { index: self.head.index(), at, command: &request.command };
+            let entry = Entry { index: self.head.index(), at, command: &command };
             if let Err(error) = frame::encode(frames, &entry) {
                 frames.truncate(whole);
-                self.head = before;
+                self.go_back();
                 result = Err(WriteError::ReadOnly(error.to_string()));
             }
         }
-        if result.is_ok() {
+        if changed && result.is_ok() {
             topics.extend(concerned);
+            self.applied.push((at, command));
         }
-        done.push(Done { reply: request.reply, result: result.map(|outcome| Written { outcome }) });
+        done.push(Done { reply, result: result.map(|outcome| Written { outcome }) });
+    }
+
+    /// Takes back what the last command did. Each command is done again at most once for that: the checkpoint moves along.
+    fn go_back(&mut self) {
+        self.head = State::clone(&self.checkpoint);
+        for (at, command) in self.applied.drain(..) {
+            self.head.apply_unguarded(&command, at);
+        }
+        self.checkpoint = Arc::new(self.head.clone());
     }
 
     fn commit(&mut self, frames: &[u8], topics: &mut Vec<Topic>, done: &mut Vec<Done>) {
@@ -219,7 +247,9 @@ impl Writer {
         };
         match stored {
             Ok(()) => {
-                self.published.store(Arc::new(self.head.clone()));
+                self.checkpoint = Arc::new(self.head.clone());
+                self.applied.clear();
+                self.published.store(self.checkpoint.clone());
                 for answer in done.drain(..) {
                     // a writer that went away is not an error
                     let _ = answer.reply.send(answer.result);
@@ -232,7 +262,9 @@ impl Writer {
                 }
             }
             Err(text) => {
-                self.head = State::clone(&self.published.load());
+                self.checkpoint = self.published.load_full();
+                self.head = State::clone(&self.checkpoint);
+                self.applied.clear();
                 topics.clear();
                 for answer in done.drain(..) {
                     let _ = answer.reply.send(Err(WriteError::ReadOnly(text.clone())));
@@ -294,7 +326,9 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-    use crate::state::command::SetMode;
+    use crate::state::Table;
+    use crate::state::command::{Registration, SetMode, TxnOp};
+    use crate::state::model::{Check, Node};
 
     fn put(writer: &mut Writer, key: &str) -> Result<Written, WriteError> {
         let command = Command::KvSet { key: key.into(), value: "v".into(), flags: 0, mode: SetMode::Plain };
@@ -311,8 +345,14 @@ mod tests {
         let (folder, head) = Folder::open(dir.path()).unwrap();
         let published = Arc::new(ArcSwap::from_pointee(head.clone()));
         let disk = Disk { folder, compact_after: u64::MAX, compactor: None, refused: false };
-        let mut writer =
-            Writer { head, published: published.clone(), watches: Arc::default(), disk: Some(disk) };
+        let mut writer = Writer {
+            head,
+            checkpoint: published.load_full(),
+            applied: Vec::new(),
+            published: published.clone(),
+            watches: Arc::default(),
+            disk: Some(disk),
+        };
         put(&mut writer, "before").unwrap();
         let full = File::options().write(true).open("/dev/full").unwrap();
         let real = writer.disk.as_mut().unwrap().folder.swap_log(full);
@@ -328,5 +368,183 @@ mod tests {
         let keys: Vec<_> = restored.kv_under("").map(|e| e.key.clone()).collect();
         assert_eq!(keys, ["after", "before"]);
         assert_eq!(restored.index(), published.load().index());
+    }
+
+    fn kv(verb: &str, key: &str, index: u64) -> TxnOp {
+        let (verb, key) = (verb.to_owned(), key.to_owned());
+        TxnOp::Kv { verb, key, value: "v".into(), flags: 0, index, session: String::new() }
+    }
+
+    fn registration(node: &str, check_of: &str) -> Command {
+        let node = Node { node: node.to_owned(), address: "10.0.0.1".into(), ..Node::default() };
+        let check = Check {
+            node: node.node.clone(),
+            check_id: "c".into(),
+            service_id: check_of.into(),
+            ..Check::default()
+        };
+        Command::Register(Box::new(Registration {
+            node,
+            skip_node_update: false,
+            service: None,
+            checks: vec![check],
+        }))
+    }
+
+    /// Commands that fail half-way, between others in one batch: as if they had never been, here and on disk.
+    #[test]
+    fn a_command_that_fails_half_way_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, head) = Folder::open(dir.path()).unwrap();
+        let published = Arc::new(ArcSwap::from_pointee(head.clone()));
+        let disk = Disk { folder, compact_after: u64::MAX, compactor: None, refused: false };
+        let mut writer = Writer {
+            head,
+            checkpoint: published.load_full(),
+            applied: Vec::new(),
+            published: published.clone(),
+            watches: Arc::default(),
+            disk: Some(disk),
+        };
+        let mut expected = State::default();
+        for batch in 0..3 {
+            let (mut frames, mut topics, mut done) = (Vec::new(), Vec::new(), Vec::new());
+            let set = |key: &str| Command::KvSet {
+                key: format!("{batch}/{key}"),
+                value: "v".into(),
+                flags: 0,
+                mode: SetMode::Plain,
+            };
+            let commands = [
+                set("a"),
+                Command::Txn(vec![kv("set", "x", 0), kv("cas", "x", 77)]),
+                registration("n1", ""),
+                registration("torn", "nobody's"),
+                set("b"),
+                Command::Txn(vec![kv("delete-tree", "", 0), kv("get", "gone", 0)]),
+                registration("n2", ""),
+            ];
+            for command in commands {
+                let (reply, _answer) = oneshot::channel();
+                // a refusal is part of the history
+                let _outcome = expected.apply(&command, now());
+                writer.take(Request { command, reply }, &mut frames, &mut topics, &mut done);
+            }
+            writer.commit(&frames, &mut topics, &mut done);
+        }
+        let image = |state: &State| state.records().map(|r| format!("{r:?}")).collect::<Vec<_>>();
+        assert!(expected.node("torn").is_none() && expected.node("n2").is_some());
+        assert_eq!(image(&published.load()), image(&expected));
+        drop(writer);
+        let (_folder, restored) = Folder::open(dir.path()).unwrap();
+        assert_eq!(image(&restored), image(&expected));
+    }
+
+    /// The classic bug: a change between the look and the wait. Nobody may miss the last state, however writers and
+    /// watchers fall together.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn every_watcher_sees_the_last_state() {
+        const WRITERS: u64 = 8;
+        const WRITES: u64 = 300;
+        const WATCHERS: usize = 24;
+        let engine = Arc::new(Engine::start(State::default(), None, u64::MAX).unwrap());
+        let mut watchers = Vec::new();
+        for number in 0..WATCHERS {
+            let engine = engine.clone();
+            watchers.push(tokio::spawn(async move {
+                let key: Arc<str> = format!("k/{}", number as u64 % WRITERS).into();
+                let interest = match number % 3 {
+                    0 => Interest::Prefix("k/".into()),
+                    _ => Interest::One(Topic::Key(key.clone())),
+                };
+                let last = WRITES.to_string();
+                let mut index = 0;
+                loop {
+                    let index_of = |state: &State| match &interest {
+                        Interest::Prefix(prefix) => state.kv_prefix_index(prefix),
+                        _ => state.kv_get(&key).map_or(0, |entry| entry.modify_index),
+                    };
+                    let state = engine.wait(&interest, index, Duration::from_secs(60), index_of).await;
+                    assert!(index_of(&state) > index, "woken by nothing, or never");
+                    index = index_of(&state);
+                    let at_end = |entry: &Arc<crate::state::model::KvEntry>| entry.value == last;
+                    if match &interest {
+                        Interest::Prefix(_) => {
+                            state.kv_under("k/").filter(|e| at_end(e)).count() as u64 == WRITERS
+                        }
+                        _ => state.kv_get(&key).is_some_and(at_end),
+                    } {
+                        return;
+                    }
+                }
+            }));
+        }
+        let writers = (0..WRITERS).map(|writer| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                for value in 1..=WRITES {
+                    let (key, value) = (format!("k/{writer}"), value.to_string().into());
+                    engine
+                        .write(Command::KvSet { key, value, flags: 0, mode: SetMode::Plain })
+                        .await
+                        .unwrap();
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        for (number, watcher) in watchers.into_iter().enumerate() {
+            let end = tokio::time::timeout(Duration::from_secs(20), watcher).await;
+            end.unwrap_or_else(|_| panic!("watcher {number} never saw the last state")).unwrap();
+        }
+        assert_eq!(engine.waiting(), 0);
+        engine.stop().await;
+    }
+
+    /// One change wakes those who wait for it, each once, and touches nobody else.
+    #[tokio::test]
+    async fn a_change_wakes_those_it_concerns_once() {
+        let engine = Arc::new(Engine::start(State::default(), None, u64::MAX).unwrap());
+        let wait = |interest: Interest| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                engine.wait(&interest, 1, Duration::from_secs(60), |state| state.index()).await.index()
+            })
+        };
+        let key = |name: &str| Interest::One(Topic::Key(name.into()));
+        let concerned: Vec<_> = (0..500)
+            .map(|n| match n % 3 {
+                0 => wait(Interest::Prefix("a".into())),
+                1 => wait(Interest::Prefix("".into())),
+                _ => wait(key("a/b")),
+            })
+            .collect();
+        let tables = Interest::Any(vec![Topic::Table(Table::Nodes), Topic::Table(Table::Services)]);
+        let service = Interest::One(Topic::Service("a/b".into()));
+        let others = [key("a"), key("a/bc"), Interest::Prefix("a/b/".into()), tables, service].map(wait);
+        while engine.waiting() < concerned.len() + others.len() {
+            tokio::task::yield_now().await;
+        }
+        let set =
+            |key: &str| Command::KvSet { key: key.into(), value: "v".into(), flags: 0, mode: SetMode::Plain };
+        engine.write(set("a/b")).await.unwrap();
+        for watcher in &concerned {
+            while !watcher.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!((engine.woken(), engine.waiting()), (concerned.len() as u64, others.len()));
+        assert!(others.iter().all(|watcher| !watcher.is_finished()));
+        engine.write(registration("n1", "")).await.unwrap();
+        while engine.waiting() == others.len() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((engine.woken(), engine.waiting()), (concerned.len() as u64 + 1, others.len() - 1));
+        engine.stop().await;
+        for watcher in others {
+            watcher.await.unwrap();
+        }
+        assert_eq!(engine.waiting(), 0);
     }
 }

@@ -67,6 +67,7 @@ pub(crate) struct Server {
 
 /// One request, taken apart.
 struct Call<'a> {
+    endpoint: E,
     method: &'a Method,
     headers: &'a HeaderMap,
     query: Query,
@@ -161,8 +162,15 @@ impl Server {
             return Err(vary(Reply::bad(text)));
         }
         let pretty = query.has("pretty");
-        let call =
-            Call { method: &parts.method, headers: &parts.headers, query, rest: route.rest, body, pretty };
+        let call = Call {
+            endpoint: route.endpoint,
+            method: &parts.method,
+            headers: &parts.headers,
+            query,
+            rest: route.rest,
+            body,
+            pretty,
+        };
         let handled = match self.own_datacenter(call.query.get("dc").unwrap_or_default()) {
             Ok(()) => self.dispatch(route.endpoint, &call).await,
             Err(reply) => Err(reply),
@@ -308,6 +316,16 @@ impl Server {
         }
     }
 
+    /// The answer to a read whose body is made of the question and of what moves `index`, and of nothing else: it is
+    /// encoded once per change and shared by all who ask or wait for it.
+    fn shared(&self, call: &Call<'_>, index: u64, make: impl FnOnce() -> Handled) -> Handled {
+        let encode = || match make() {
+            Ok(reply) if reply.status == StatusCode::OK => Ok(reply.body),
+            Ok(reply) | Err(reply) => Err(reply),
+        };
+        self.cache.get_or_encode(&call.question(), index, encode).map(Reply::encoded)
+    }
+
     /// A list, with the request's filter.
     fn listing<T: serde::Serialize>(&self, call: &Call<'_>, shape: Shape, items: &[T]) -> Handled {
         let filter = self.filter(call, shape)?;
@@ -326,6 +344,32 @@ impl Server {
         }
     }
 }
+
+impl Call<'_> {
+    /// The question without what does not change its answer. Parts have their lengths before them: they come from the
+    /// client and may hold any character, and no two questions may share an answer.
+    fn question(&self) -> String {
+        let mut key = String::with_capacity(64);
+        let mut part = |text: &str| {
+            key.push_str(itoa::Buffer::new().format(text.len()));
+            key.push(':');
+            key.push_str(text);
+        };
+        part(itoa::Buffer::new().format(self.endpoint as usize));
+        part(self.rest);
+        for (name, value) in self.query.pairs() {
+            if !ASKING.contains(&name) {
+                part(name);
+                part(value);
+            }
+        }
+        key
+    }
+}
+
+/// Parameters that say how to ask, not for what.
+const ASKING: [&str; 10] =
+    ["index", "wait", "stale", "consistent", "leader", "max_stale", "cached", "token", "dc", "hash"];
 
 fn value_fits(size: usize) -> Result<(), Reply> {
     if size <= kv::LARGEST_VALUE {
@@ -393,6 +437,38 @@ fn moved(parts: &http::request::Parts, path: &str) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn question(endpoint: E, rest: &str, query: &str) -> String {
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        let (query, body) = (Query::parse(query), Bytes::new());
+        Call { endpoint, method: &method, headers: &headers, query, rest, body, pretty: false }.question()
+    }
+
+    #[test]
+    fn no_two_questions_share_an_answer() {
+        let all = [
+            question(E::HealthService, "web", ""),
+            question(E::CatalogService, "web", ""),
+            question(E::HealthService, "we", "b"),
+            question(E::HealthService, "web", "passing"),
+            question(E::HealthService, "web", "pretty"),
+            question(E::HealthService, "web", "tag=a&tag=b"),
+            question(E::HealthService, "web", "tag=b&tag=a"),
+            question(E::HealthService, "web", "tag=a%001:tag1:b"),
+            question(E::HealthService, "web", "tag=a3:tag1:b"),
+            question(E::HealthService, "web", "tag=a&node-meta=b:c"),
+            question(E::HealthService, "web", "tag=a&node-meta=b&c"),
+            question(E::HealthService, "web", "filter=Node.Node==a"),
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len(), "{all:?}");
+    }
+
+    #[test]
+    fn how_one_asks_makes_no_other_question() {
+        let plain = question(E::HealthService, "web", "passing");
+        assert_eq!(question(E::HealthService, "web", "index=7&passing&wait=5m&stale&token=x&dc=dc1"), plain);
+    }
 
     #[test]
     fn paths_are_cleaned() {

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use plinth_core::health::Prober;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -32,38 +34,52 @@ impl Drop for Running {
     }
 }
 
-/// Keeps the running checks as the registrations say, for ever.
+/// Keeps the running checks as the registrations say, for ever. A registration costs what it changed, however many
+/// checks there are.
 pub(crate) async fn run(engine: Arc<Engine>, node: String, mut changed: watch::Receiver<u64>) {
     let mut running: HashMap<String, Running> = HashMap::new();
     let prober = Prober::new();
+    let mut seen = OrdMap::new();
     loop {
-        let state = engine.state();
-        running.retain(|id, r| {
-            state.local_check(id).is_some_and(|c| c.target == r.target && c.runner == r.runner)
-        });
-        for check in state.local_checks() {
+        let checks = engine.state().local_checks.clone();
+        for difference in seen.diff(&checks) {
+            let check: &Arc<LocalCheck> = match difference {
+                DiffItem::Remove(id, _) => {
+                    running.remove(&**id);
+                    continue;
+                }
+                DiffItem::Add(_, check) => check,
+                DiffItem::Update { new: (_, check), .. } => check,
+            };
             let id = &check.check.check_id;
-            if running.contains_key(id) {
+            if running.get(id).is_some_and(|r| r.target == check.target && r.runner == check.runner) {
                 continue;
             }
-            let task = match (&check.runner, interval_of(&check.runner)) {
-                (Runner::Alias, _) => {
-                    tokio::spawn(mirror_for_ever(engine.clone(), node.clone(), check.clone()))
-                }
-                (_, Some(every)) => {
-                    let prober = prober.clone();
-                    tokio::spawn(probe_for_ever(engine.clone(), prober, node.clone(), check.clone(), every))
-                }
-                _ => continue,
-            };
+            running.remove(id);
+            let Some(task) = start(&engine, &prober, &node, check) else { continue };
             let entry = Running { target: check.target.clone(), runner: check.runner.clone(), task };
             running.insert(id.clone(), entry);
         }
-        drop(state);
+        seen = checks;
         if changed.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// None for a check that somebody else reports.
+fn start(
+    engine: &Arc<Engine>,
+    prober: &Prober,
+    node: &str,
+    check: &Arc<LocalCheck>,
+) -> Option<JoinHandle<()>> {
+    let (engine, node, check) = (engine.clone(), node.to_owned(), check.clone());
+    if check.runner == Runner::Alias {
+        return Some(tokio::spawn(mirror_for_ever(engine, node, check)));
+    }
+    let every = interval_of(&check.runner)?;
+    Some(tokio::spawn(probe_for_ever(engine, prober.clone(), node, check, every)))
 }
 
 fn interval_of(runner: &Runner) -> Option<Duration> {

@@ -8,6 +8,7 @@
 //! Invariants: one index space; only a command that changes something visible takes the next index; an index
 //! that a query reports never goes back.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -145,6 +146,8 @@ pub struct State {
     pub(crate) session_keys: OrdSet<Arc<str>>,
     pub(crate) local_services: OrdMap<Arc<str>, Arc<LocalService>>,
     pub(crate) local_checks: OrdMap<Arc<str>, Arc<LocalCheck>>,
+    /// `service id \0 check id`.
+    pub(crate) local_checks_of: OrdSet<Arc<str>>,
 }
 
 /// What one command is doing: its index, the time, and whom it concerns so far.
@@ -170,19 +173,28 @@ impl Change {
 impl State {
     /// Applies one command. On a fault or a failed transaction the state is as before.
     pub fn apply(&mut self, command: &Command, now: u64) -> Applied {
+        let before = self.clone();
+        let (applied, torn) = self.apply_unguarded(command, now);
+        if torn {
+            *self = before;
+        }
+        applied
+    }
+
+    /// The same for one who can go back by other means: true says that the command failed half-way, so that its first
+    /// steps are in the state. Spares the clone and with it the copy of everything that is touched.
+    pub fn apply_unguarded(&mut self, command: &Command, now: u64) -> (Applied, bool) {
         let mut change =
             Change { index: self.index() + 1, now, topics: Vec::new(), moved: false, quiet: false };
-        let before = self.clone();
         let outcome = self.dispatch(command, &mut change);
-        let failed = matches!(outcome, Err(_) | Ok(Outcome::TxnFailed(_)));
-        if failed {
-            *self = before;
-            return Applied { outcome, changed: false, topics: Vec::new() };
+        let touched = change.moved || change.quiet;
+        if matches!(outcome, Err(_) | Ok(Outcome::TxnFailed(_))) {
+            return (Applied { outcome, changed: false, topics: Vec::new() }, touched);
         }
         if change.moved {
             self.index = change.index;
         }
-        Applied { outcome, changed: change.moved || change.quiet, topics: change.topics }
+        (Applied { outcome, changed: touched, topics: change.topics }, false)
     }
 
     fn dispatch(&mut self, command: &Command, change: &mut Change) -> Result<Outcome, Fault> {
@@ -224,14 +236,24 @@ impl State {
 
 /// Names compare without regard to case in the catalog; keys join name parts with NUL.
 pub(crate) fn fold(name: &str) -> Arc<str> {
+    Arc::from(folded(name))
+}
+
+/// The same to look something up.
+pub(crate) fn folded(name: &str) -> Cow<'_, str> {
     if name.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
-        Arc::from(name.to_lowercase())
+        Cow::Owned(name.to_lowercase())
     } else {
-        Arc::from(name)
+        Cow::Borrowed(name)
     }
 }
 
 pub(crate) fn join(parts: &[&str]) -> Arc<str> {
+    Arc::from(joined(parts))
+}
+
+/// The same to look something up.
+pub(crate) fn joined(parts: &[&str]) -> String {
     let mut joined = String::with_capacity(parts.iter().map(|p| p.len() + 1).sum());
     for (i, part) in parts.iter().enumerate() {
         if i > 0 {
@@ -242,7 +264,7 @@ pub(crate) fn join(parts: &[&str]) -> Arc<str> {
     if joined.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
         joined = joined.to_lowercase();
     }
-    Arc::from(joined)
+    joined
 }
 
 /// Values of a map whose keys start with `prefix`, in order.

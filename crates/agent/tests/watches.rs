@@ -53,13 +53,21 @@ impl Api {
     }
 
     async fn waiting(&self) -> u64 {
-        let body: Value = serde_json::from_slice(self.get("/v1/agent/self").await.body()).unwrap();
-        body["Stats"]["plinth"]["waiting_queries"].as_str().unwrap().parse().unwrap()
+        self.count("waiting_queries").await
     }
 
     async fn encoded(&self) -> u64 {
+        self.count("encoded_bodies").await
+    }
+
+    /// How often a waiting query was woken so far.
+    async fn wakes(&self) -> u64 {
+        self.count("woken_queries").await
+    }
+
+    async fn count(&self, name: &str) -> u64 {
         let body: Value = serde_json::from_slice(self.get("/v1/agent/self").await.body()).unwrap();
-        body["Stats"]["plinth"]["encoded_bodies"].as_str().unwrap().parse().unwrap()
+        body["Stats"]["plinth"][name].as_str().unwrap().parse().unwrap()
     }
 
     async fn register(&self, name: &str, id: &str) {
@@ -172,24 +180,56 @@ async fn a_service_wakes_for_instances_checks_and_its_node() {
     agent.shutdown().await;
 }
 
-#[tokio::test]
+/// Every kind of list: encoded once per change for all its watchers, on several threads; and nobody else is woken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_body_is_encoded_once_for_all_its_watchers() {
+    const WATCHERS: u64 = 40;
     let (agent, api) = Api::start().await;
     api.register("web", "w1").await;
-    let mut watchers = Vec::new();
-    for _ in 0..50 {
-        watchers.push(api.watch("/v1/health/service/web").await);
+    api.register("other", "o1").await;
+    api.put("/v1/kv/dir/key", "1").await;
+    let others = [
+        api.watch("/v1/health/service/other").await,
+        api.watch("/v1/catalog/service/other").await,
+        api.watch("/v1/health/checks/other").await,
+        api.watch("/v1/kv/other").await,
+        api.watch("/v1/kv/dir/key2/?recurse").await,
+    ];
+    for path in [
+        "/v1/health/service/web",
+        "/v1/health/service/web?passing",
+        "/v1/health/checks/web",
+        "/v1/health/state/any",
+        "/v1/catalog/service/web?tag=a",
+        "/v1/catalog/services",
+        "/v1/catalog/node/plinth",
+        "/v1/kv/dir/key",
+        "/v1/kv/dir/?recurse",
+        "/v1/kv/dir/?keys",
+    ] {
+        let mut watchers = Vec::new();
+        for _ in 0..WATCHERS {
+            watchers.push(api.watch(path).await);
+        }
+        let (encoded, wakes) = (api.encoded().await, api.wakes().await);
+        if path.starts_with("/v1/kv/") {
+            api.put("/v1/kv/dir/key", path).await;
+        } else {
+            api.register("web", &format!("another for {path}")).await;
+        }
+        let mut bodies = Vec::new();
+        for watcher in watchers {
+            bodies.push(woken(watcher).await.into_body());
+        }
+        assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "{path}");
+        assert_eq!(api.encoded().await - encoded, 1, "{path}");
+        assert_eq!(api.wakes().await - wakes, WATCHERS, "{path}");
     }
-    let before = api.encoded().await;
-    api.register("web", "w2").await;
-    let mut bodies = Vec::new();
-    for watcher in watchers {
-        bodies.push(woken(watcher).await.into_body());
-    }
-    assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]));
-    // two runtime threads at most may find it missing at the same moment; here there is one
-    assert_eq!(api.encoded().await - before, 1);
+    assert!(others.iter().all(|(_, task)| !task.is_finished()), "an uninvolved watcher was woken");
     agent.shutdown().await;
+    for (_, task) in others {
+        task.await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -1,17 +1,23 @@
 //! Who waits for what. A change wakes only those it concerns.
+//!
+//! All who wait for the same share one [`Notify`]. A map's lock is held to find, to add or to remove one, never while
+//! waiters are woken: those who are woken come back to the same maps at once, and would queue up behind the waker.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
-use std::pin::Pin;
+use std::hash::{BuildHasher as _, Hash};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
+use tokio::sync::futures::Notified;
 
 use crate::state::Topic;
+
+type Hasher = foldhash::fast::RandomState;
+
+/// Parts of the topic map; topics are spread over them by hash.
+const SHARDS: usize = 16;
 
 /// What a query waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,113 +28,122 @@ pub enum Interest {
     Prefix(Arc<str>),
 }
 
+/// Those who wait for the same.
+#[derive(Default)]
+struct Place {
+    notify: Arc<Notify>,
+    waiting: usize,
+}
+
+/// One lock's worth of places; one goes with its last waiter.
+struct Places<K>(HashMap<K, Place, Hasher>);
+
+impl<K> Default for Places<K> {
+    fn default() -> Self {
+        Places(HashMap::default())
+    }
+}
+
+impl<K: Eq + Hash + Clone> Places<K> {
+    /// True when it is the first at this place.
+    fn enter(&mut self, key: &K) -> (Arc<Notify>, bool) {
+        if let Some(place) = self.0.get_mut(key) {
+            place.waiting += 1;
+            return (place.notify.clone(), false);
+        }
+        let place = Place { waiting: 1, ..Place::default() };
+        let notify = place.notify.clone();
+        self.0.insert(key.clone(), place);
+        (notify, true)
+    }
+
+    /// True when it was the last at this place.
+    fn leave(&mut self, key: &K) -> bool {
+        let Some(place) = self.0.get_mut(key) else { return false };
+        place.waiting -= 1;
+        let last = place.waiting == 0;
+        if last {
+            self.0.remove(key);
+        }
+        last
+    }
+}
+
 #[derive(Default)]
 struct Prefixes {
-    waiting: HashMap<Arc<str>, Arc<Notify>, foldhash::fast::RandomState>,
+    places: Places<Arc<str>>,
     /// How many prefixes of a length there are, so that a key is looked up at those lengths only.
     lengths: BTreeMap<usize, usize>,
 }
 
 #[derive(Default)]
 pub struct Watches {
-    topics: Mutex<HashMap<Topic, Arc<Notify>, foldhash::fast::RandomState>>,
+    hasher: Hasher,
+    topics: [Mutex<Places<Topic>>; SHARDS],
+    /// By the set of topics. Endpoints wait for a handful of such sets.
+    sets: Mutex<Places<Vec<Topic>>>,
     prefixes: Mutex<Prefixes>,
     waiters: AtomicUsize,
+    woken: AtomicU64,
     closed: AtomicBool,
 }
 
-enum Place {
-    Topic(Topic, Arc<Notify>),
-    Prefix(Arc<str>, Arc<Notify>),
-}
-
-/// One waiting query; its places are given up on drop.
+/// One waiting query; its place is given up on drop.
 pub struct Waiter<'a> {
     watches: &'a Watches,
-    places: Vec<Place>,
+    interest: &'a Interest,
+    notify: Arc<Notify>,
 }
 
 impl Waiter<'_> {
-    /// Ready once anything after this call concerns the query.
-    pub fn woken(&self) -> Woken<'_> {
-        let arm = |place: &'_ Place| {
-            let (Place::Topic(_, notify) | Place::Prefix(_, notify)) = place;
-            notify.clone().notified_owned()
-        };
-        let mut all: Vec<_> = self.places.iter().map(|p| Box::pin(arm(p))).collect();
-        for notified in &mut all {
-            notified.as_mut().enable();
-        }
-        Woken { all, _waiter: std::marker::PhantomData }
-    }
-}
-
-/// See [`Waiter::woken`].
-pub struct Woken<'a> {
-    all: Vec<Pin<Box<OwnedNotified>>>,
-    _waiter: std::marker::PhantomData<&'a ()>,
-}
-
-impl Future for Woken<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.all.iter_mut().any(|n| n.as_mut().poll(context).is_ready()) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+    /// Ready once anything after this call concerns the query, whether it is polled before that or not.
+    pub fn woken(&self) -> Notified<'_> {
+        self.notify.notified()
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.watches.waiters.fetch_sub(1, Ordering::Relaxed);
-        for place in self.places.drain(..) {
-            self.watches.forget(place);
-        }
+        self.watches.leave(self.interest);
     }
 }
 
 impl Watches {
-    pub fn subscribe(&self, interest: &Interest) -> Waiter<'_> {
+    pub fn subscribe<'a>(&'a self, interest: &'a Interest) -> Waiter<'a> {
         self.waiters.fetch_add(1, Ordering::Relaxed);
-        let places = match interest {
-            Interest::One(topic) => vec![self.topic(topic)],
-            Interest::Any(topics) => topics.iter().map(|t| self.topic(t)).collect(),
-            Interest::Prefix(prefix) => vec![self.prefix(prefix)],
-        };
-        Waiter { watches: self, places }
-    }
-
-    fn topic(&self, topic: &Topic) -> Place {
-        Place::Topic(topic.clone(), self.topics.lock().entry(topic.clone()).or_default().clone())
-    }
-
-    fn prefix(&self, prefix: &Arc<str>) -> Place {
-        let mut prefixes = self.prefixes.lock();
-        if let Some(notify) = prefixes.waiting.get(prefix) {
-            return Place::Prefix(prefix.clone(), notify.clone());
-        }
-        let notify = Arc::new(Notify::new());
-        prefixes.waiting.insert(prefix.clone(), notify.clone());
-        *prefixes.lengths.entry(prefix.len()).or_insert(0) += 1;
-        Place::Prefix(prefix.clone(), notify)
-    }
-
-    /// Drops the entry with its last waiter: then the map and that waiter hold the only two references.
-    fn forget(&self, place: Place) {
-        match place {
-            Place::Topic(topic, notify) => {
-                let mut topics = self.topics.lock();
-                if Arc::strong_count(&notify) == 2 {
-                    topics.remove(&topic);
-                }
-            }
-            Place::Prefix(prefix, notify) => {
+        let notify = match interest {
+            Interest::One(topic) => self.shard(topic).lock().enter(topic).0,
+            Interest::Any(topics) => self.sets.lock().enter(topics).0,
+            Interest::Prefix(prefix) => {
                 let mut prefixes = self.prefixes.lock();
-                let last = Arc::strong_count(&notify) == 2 && prefixes.waiting.remove(&prefix).is_some();
-                if last && let Some(count) = prefixes.lengths.get_mut(&prefix.len()) {
+                let (notify, first) = prefixes.places.enter(prefix);
+                if first {
+                    *prefixes.lengths.entry(prefix.len()).or_insert(0) += 1;
+                }
+                notify
+            }
+        };
+        Waiter { watches: self, interest, notify }
+    }
+
+    fn shard(&self, topic: &Topic) -> &Mutex<Places<Topic>> {
+        &self.topics[self.hasher.hash_one(topic) as usize % SHARDS]
+    }
+
+    fn leave(&self, interest: &Interest) {
+        match interest {
+            Interest::One(topic) => {
+                self.shard(topic).lock().leave(topic);
+            }
+            Interest::Any(topics) => {
+                self.sets.lock().leave(topics);
+            }
+            Interest::Prefix(prefix) => {
+                let mut prefixes = self.prefixes.lock();
+                if prefixes.places.leave(prefix)
+                    && let Some(count) = prefixes.lengths.get_mut(&prefix.len())
+                {
                     *count -= 1;
                     if *count == 0 {
                         prefixes.lengths.remove(&prefix.len());
@@ -138,23 +153,50 @@ impl Watches {
         }
     }
 
+    /// Wakes all whom a change of `topic` concerns.
     pub fn wake(&self, topic: &Topic) {
-        if let Some(notify) = self.topics.lock().get(topic) {
+        let own = self.shard(topic).lock().0.get(topic).map(|place| place.notify.clone());
+        if let Some(notify) = own {
             notify.notify_waiters();
         }
-        if let Topic::Key(key) = topic {
-            let prefixes = self.prefixes.lock();
-            for length in prefixes.lengths.range(..=key.len()).map(|(length, _)| *length) {
-                let Some(prefix) = key.get(..length) else { continue };
-                if let Some(notify) = prefixes.waiting.get(prefix) {
-                    notify.notify_waiters();
-                }
-            }
+        match topic {
+            Topic::Key(key) => self.wake_prefixes(key),
+            _ => self.wake_sets(topic),
         }
     }
 
+    fn wake_prefixes(&self, key: &str) {
+        let concerned: Vec<Arc<Notify>> = {
+            let prefixes = self.prefixes.lock();
+            let lengths = prefixes.lengths.range(..=key.len()).map(|(length, _)| *length);
+            let found = lengths.filter_map(|length| prefixes.places.0.get(key.get(..length)?));
+            found.map(|place| place.notify.clone()).collect()
+        };
+        concerned.iter().for_each(|notify| notify.notify_waiters());
+    }
+
+    fn wake_sets(&self, topic: &Topic) {
+        let concerned: Vec<Arc<Notify>> = {
+            let sets = self.sets.lock();
+            let found = sets.0.iter().filter(|(topics, _)| topics.contains(topic));
+            found.map(|(_, place)| place.notify.clone()).collect()
+        };
+        concerned.iter().for_each(|notify| notify.notify_waiters());
+    }
+
+    /// How many wait now.
     pub fn len(&self) -> usize {
         self.waiters.load(Ordering::Relaxed)
+    }
+
+    /// Called by a waiter that was woken.
+    pub fn count_wake(&self) {
+        self.woken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many times a waiting query was woken so far, by a change that concerned it or at the end.
+    pub fn woken(&self) -> u64 {
+        self.woken.load(Ordering::Relaxed)
     }
 
     pub fn closed(&self) -> bool {
@@ -164,7 +206,12 @@ impl Watches {
     /// Wakes everybody, for good.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.topics.lock().values().for_each(|n| n.notify_waiters());
-        self.prefixes.lock().waiting.values().for_each(|n| n.notify_waiters());
+        fn all<K>(places: &Places<K>) -> Vec<Arc<Notify>> {
+            places.0.values().map(|place| place.notify.clone()).collect()
+        }
+        let mut waiting: Vec<_> = self.topics.iter().flat_map(|shard| all(&shard.lock())).collect();
+        waiting.extend(all(&self.sets.lock()));
+        waiting.extend(all(&self.prefixes.lock().places));
+        waiting.iter().for_each(|notify| notify.notify_waiters());
     }
 }

@@ -1,5 +1,6 @@
 //! `/v1/agent/check/` and `/v1/agent/checks`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::agent::validate;
@@ -18,9 +19,9 @@ impl Server {
     pub(super) fn agent_checks(&self, call: &Call<'_>) -> Handled {
         let state = self.engine.state();
         let filter = self.filter(call, Shape::Check)?;
-        let all: BTreeMap<String, Check> = state
+        let all: BTreeMap<&str, Cow<'_, Check>> = state
             .local_checks()
-            .map(|c| (c.check.check_id.clone(), listed_check(&c.check)))
+            .map(|c| (c.check.check_id.as_str(), listed_check(&c.check)))
             .filter(|(_, c)| filter.accepts(c))
             .collect();
         Ok(Reply::json(&all, call.pretty))

@@ -1,5 +1,6 @@
 //! `/v1/catalog/`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -49,14 +50,14 @@ struct CatalogService<'a> {
 #[serde(rename_all = "PascalCase")]
 struct NodeServices<'a> {
     node: &'a Node,
-    services: BTreeMap<&'a str, Service>,
+    services: BTreeMap<&'a str, Cow<'a, Service>>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct NodeServiceList<'a> {
     node: &'a Node,
-    services: Vec<Service>,
+    services: Vec<Cow<'a, Service>>,
 }
 
 /// Conditions of a query that choose instances.
@@ -91,10 +92,11 @@ impl<'a> Choice<'a> {
 }
 
 /// The service with its tags as a list, as all views but transactions show it.
-pub(super) fn listed(service: &Service) -> Service {
-    let mut service = service.clone();
-    service.tags.get_or_insert_default();
-    service
+pub(super) fn listed(service: &Service) -> Cow<'_, Service> {
+    if service.tags.is_some() {
+        return Cow::Borrowed(service);
+    }
+    Cow::Owned(Service { tags: Some(Vec::new()), ..service.clone() })
 }
 
 pub(super) fn is_connect(instance: &Instance, name: &str) -> bool {
@@ -111,12 +113,14 @@ impl Server {
         let options = ReadOptions::parse(&call.query)?;
         let choice = Choice::of(&call.query);
         let state = self.wait_table(&options, Table::Nodes).await;
-        let mut nodes: Vec<&Node> = state.nodes().map(|n| &**n).filter(|n| choice.takes_node(n)).collect();
-        self.nearest_first(call, &mut nodes, |n| &n.node);
-        Ok(self
-            .listing(call, Shape::Node, &nodes)?
-            .at(state.table_index(Table::Nodes))
-            .effective(options.consistency))
+        let index = state.table_index(Table::Nodes);
+        let reply = self.shared(call, index, || {
+            let nodes = state.nodes().map(|n| &**n);
+            let mut nodes: Vec<&Node> = nodes.filter(|n| choice.takes_node(n)).collect();
+            self.nearest_first(call, &mut nodes, |n| &n.node);
+            self.listing(call, Shape::Node, &nodes)
+        })?;
+        Ok(reply.at(index).effective(options.consistency))
     }
 
     pub(super) async fn catalog_services(&self, call: &Call<'_>) -> Handled {
@@ -124,16 +128,11 @@ impl Server {
         let choice = Choice::of(&call.query);
         let state = self.wait_table(&options, Table::Services).await;
         let index = state.table_index(Table::Services);
-        let whole = choice.node_meta.is_empty();
-        let body = if whole && !call.pretty {
-            self.cache.get_or_encode("catalog/services", index, || super::json::compact(&all_names(&state)))
+        let reply = if choice.node_meta.is_empty() {
+            self.shared(call, index, || Ok(Reply::json(&all_names(&state), call.pretty)))?
         } else {
-            None
-        };
-        let reply = match body {
-            Some(body) => Reply::encoded(body),
-            None if whole => Reply::json(&all_names(&state), call.pretty),
-            None => Reply::json(&chosen_names(&state, &choice), call.pretty),
+            // the metadata of nodes changes without a service
+            Reply::json(&chosen_names(&state, &choice), call.pretty)
         };
         Ok(reply.at(index).effective(options.consistency))
     }
@@ -146,12 +145,16 @@ impl Server {
             return Err(Reply::bad("Missing service name"));
         }
         let (state, index) = self.wait_service(&options, name, connect).await;
-        let found = instances(&state, name, connect);
-        let mut found: Vec<(&Arc<Node>, &Arc<Instance>)> =
-            found.into_iter().filter(|(node, i)| choice.takes(node, &i.service)).collect();
-        self.nearest_first(call, &mut found, |(node, _)| &node.node);
-        let flat: Vec<CatalogService<'_>> = found.iter().map(|(node, i)| flat(node, &i.service)).collect();
-        Ok(self.listing(call, Shape::CatalogService, &flat)?.at(index).effective(options.consistency))
+        let reply = self.shared(call, index, || {
+            let found = instances(&state, name, connect);
+            let mut found: Vec<(&Arc<Node>, &Arc<Instance>)> =
+                found.into_iter().filter(|(node, i)| choice.takes(node, &i.service)).collect();
+            self.nearest_first(call, &mut found, |(node, _)| &node.node);
+            let flat: Vec<CatalogService<'_>> =
+                found.iter().map(|(node, i)| flat(node, &i.service)).collect();
+            self.listing(call, Shape::CatalogService, &flat)
+        })?;
+        Ok(reply.at(index).effective(options.consistency))
     }
 
     pub(super) async fn catalog_node(&self, call: &Call<'_>, list: bool) -> Handled {
@@ -163,25 +166,27 @@ impl Server {
         let interest = || Interest::Any(vec![Topic::Table(Table::Nodes), Topic::Table(Table::Services)]);
         let state = self.wait(&options, interest, index_of).await;
         let index = index_of(&state);
+        let reply = self.shared(call, index, || self.node_view(&state, call, list))?;
+        Ok(reply.at(index).effective(options.consistency))
+    }
+
+    fn node_view(&self, state: &State, call: &Call<'_>, list: bool) -> Handled {
         let Some(node) = state.node(call.rest) else {
-            let reply = if list {
-                Reply::json(&serde_json::json!({"Node": null, "Services": null}), call.pretty)
-            } else {
-                Reply::json(&Value::Null, call.pretty)
-            };
-            return Ok(reply.at(index).effective(options.consistency));
+            if list {
+                let nothing = serde_json::json!({"Node": null, "Services": null});
+                return Ok(Reply::json(&nothing, call.pretty));
+            }
+            return Ok(Reply::json(&Value::Null, call.pretty));
         };
         let services = state.node_instances(call.rest);
         let filter = self.filter(call, Shape::Service)?;
-        let services = services.into_iter().map(|i| listed(&i.service)).filter(|s| filter.accepts(s));
-        let reply = if list {
-            Reply::json(&NodeServiceList { node, services: services.collect() }, call.pretty)
-        } else {
-            let services: Vec<Service> = services.collect();
-            let by_id = services.iter().map(|s| (s.id.as_str(), s.clone())).collect();
-            Reply::json(&NodeServices { node, services: by_id }, call.pretty)
-        };
-        Ok(reply.at(index).effective(options.consistency))
+        let services = services.into_iter().map(|i| &i.service);
+        let services = services.map(|s| (s.id.as_str(), listed(s))).filter(|(_, s)| filter.accepts(s));
+        if list {
+            let services = services.map(|(_, service)| service).collect();
+            return Ok(Reply::json(&NodeServiceList { node, services }, call.pretty));
+        }
+        Ok(Reply::json(&NodeServices { node, services: services.collect() }, call.pretty))
     }
 
     pub(super) async fn catalog_register(&self, call: &Call<'_>) -> Handled {

@@ -1,6 +1,7 @@
 //! `/v1/health/`.
 
-use bytes::Bytes;
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::catalog::{Choice, instances, listed};
@@ -15,15 +16,16 @@ use crate::state::{State, Table, Topic};
 #[serde(rename_all = "PascalCase")]
 struct ServiceEntry<'a> {
     node: &'a Node,
-    service: Service,
-    checks: Vec<Check>,
+    service: Cow<'a, Service>,
+    checks: Vec<Cow<'a, Check>>,
 }
 
 /// The check with its tags as a list.
-pub(super) fn listed_check(check: &Check) -> Check {
-    let mut check = check.clone();
-    check.service_tags.get_or_insert_default();
-    check
+pub(super) fn listed_check(check: &Check) -> Cow<'_, Check> {
+    if check.service_tags.is_some() {
+        return Cow::Borrowed(check);
+    }
+    Cow::Owned(Check { service_tags: Some(Vec::new()), ..check.clone() })
 }
 
 impl Server {
@@ -36,17 +38,12 @@ impl Server {
         let passing = passing_only(call)?;
         let choice = Choice::of(&call.query);
         let (state, index) = self.wait_service(&options, name, connect).await;
-        let plain = !connect && !call.pretty && !call.query.has("filter") && !call.query.has("near");
-        if plain {
-            let key = cache_key(name, passing, &choice);
-            let body = self.cache.get_or_encode(&key, index, || encode(&state, name, passing, &choice));
-            if let Some(body) = body {
-                return Ok(Reply::encoded(body).at(index).effective(options.consistency));
-            }
-        }
-        let mut found = entries(&state, name, connect, passing, &choice);
-        self.nearest_first(call, &mut found, |e| &e.node.node);
-        Ok(self.listing(call, Shape::Entry, &found)?.at(index).effective(options.consistency))
+        let reply = self.shared(call, index, || {
+            let mut found = entries(&state, name, connect, passing, &choice);
+            self.nearest_first(call, &mut found, |e| &e.node.node);
+            self.listing(call, Shape::Entry, &found)
+        })?;
+        Ok(reply.at(index).effective(options.consistency))
     }
 
     pub(super) async fn health_node(&self, call: &Call<'_>) -> Handled {
@@ -55,11 +52,13 @@ impl Server {
             return Err(Reply::bad("Missing node name"));
         }
         let state = self.wait_table(&options, Table::Checks).await;
-        let checks: Vec<Check> = state.node_checks(call.rest).into_iter().map(|c| listed_check(c)).collect();
-        Ok(self
-            .listing(call, Shape::Check, &checks)?
-            .at(state.table_index(Table::Checks))
-            .effective(options.consistency))
+        let index = state.table_index(Table::Checks);
+        let reply = self.shared(call, index, || {
+            let checks = state.node_checks(call.rest).into_iter();
+            let checks: Vec<_> = checks.map(|c| listed_check(c)).collect();
+            self.listing(call, Shape::Check, &checks)
+        })?;
+        Ok(reply.at(index).effective(options.consistency))
     }
 
     pub(super) async fn health_checks(&self, call: &Call<'_>) -> Handled {
@@ -69,17 +68,20 @@ impl Server {
             return Err(Reply::bad("Missing service name"));
         }
         let (state, index) = self.wait_service(&options, call.rest, false).await;
-        let found = instances(&state, call.rest, false);
-        let mut checks: Vec<&Check> = found
-            .iter()
-            .filter(|(node, _)| choice.takes_node(node))
-            .flat_map(|(_, i)| state.checks_of(&i.node, &i.service.id))
-            .map(|c| &**c)
-            .collect();
-        checks.sort_by(|a, b| (&a.node, &a.check_id).cmp(&(&b.node, &b.check_id)));
-        let mut checks: Vec<Check> = checks.into_iter().map(listed_check).collect();
-        self.nearest_first(call, &mut checks, |c| &c.node);
-        Ok(self.listing(call, Shape::Check, &checks)?.at(index).effective(options.consistency))
+        let reply = self.shared(call, index, || {
+            let found = instances(&state, call.rest, false);
+            let mut checks: Vec<&Check> = found
+                .iter()
+                .filter(|(node, _)| choice.takes_node(node))
+                .flat_map(|(_, i)| state.checks_of(&i.node, &i.service.id))
+                .map(|c| &**c)
+                .collect();
+            checks.sort_by(|a, b| (&a.node, &a.check_id).cmp(&(&b.node, &b.check_id)));
+            let mut checks: Vec<_> = checks.into_iter().map(listed_check).collect();
+            self.nearest_first(call, &mut checks, |c| &c.node);
+            self.listing(call, Shape::Check, &checks)
+        })?;
+        Ok(reply.at(index).effective(options.consistency))
     }
 
     pub(super) async fn health_state(&self, call: &Call<'_>) -> Handled {
@@ -94,12 +96,16 @@ impl Server {
             (wanted == "any" || c.status == wanted)
                 && (choice.node_meta.is_empty() || state.node(&c.node).is_some_and(|n| choice.takes_node(n)))
         };
-        let mut checks: Vec<Check> = state.checks().filter(|c| takes(c)).map(|c| listed_check(c)).collect();
-        self.nearest_first(call, &mut checks, |c| &c.node);
-        Ok(self
-            .listing(call, Shape::Check, &checks)?
-            .at(state.table_index(Table::Checks))
-            .effective(options.consistency))
+        let index = state.table_index(Table::Checks);
+        let make = || {
+            let chosen = state.checks().filter(|c| takes(c));
+            let mut checks: Vec<_> = chosen.map(|c| listed_check(c)).collect();
+            self.nearest_first(call, &mut checks, |c| &c.node);
+            self.listing(call, Shape::Check, &checks)
+        };
+        // the metadata of nodes changes without a check
+        let reply = if choice.node_meta.is_empty() { self.shared(call, index, make) } else { make() };
+        Ok(reply?.at(index).effective(options.consistency))
     }
 
     /// Waits for what concerns one service name (or its proxies); gives the version and the index to report.
@@ -133,32 +139,6 @@ fn passing_only(call: &Call<'_>) -> Result<bool, Reply> {
     }
 }
 
-/// Parts with their lengths before them: tags come from the client and may hold any character, and no two questions may
-/// share an answer.
-fn cache_key(name: &str, passing: bool, choice: &Choice<'_>) -> String {
-    let mut key = String::with_capacity(name.len() + 32);
-    key.push_str(if passing { "health/p" } else { "health/a" });
-    let mut part = |kind: char, text: &str| {
-        key.push(kind);
-        key.push_str(itoa::Buffer::new().format(text.len()));
-        key.push(':');
-        key.push_str(text);
-    };
-    part('s', name);
-    for tag in &choice.tags {
-        part('t', tag);
-    }
-    for (k, v) in &choice.node_meta {
-        part('k', k);
-        part('v', v);
-    }
-    key
-}
-
-fn encode(state: &State, name: &str, passing: bool, choice: &Choice<'_>) -> Result<Bytes, serde_json::Error> {
-    super::json::compact(&entries(state, name, false, passing, choice))
-}
-
 fn entries<'a>(
     state: &'a State,
     name: &str,
@@ -172,36 +152,11 @@ fn entries<'a>(
         }
         let own = state.checks_of(&instance.node, "");
         let of_service = state.checks_of(&instance.node, &instance.service.id);
-        let checks: Vec<Check> = own.into_iter().chain(of_service).map(|c| listed_check(c)).collect();
+        let checks: Vec<_> = own.into_iter().chain(of_service).map(|c| listed_check(c)).collect();
         if passing && checks.iter().any(|c| c.status != "passing") {
             return None;
         }
         Some(ServiceEntry { node, service: listed(&instance.service), checks })
     };
     instances(state, name, connect).into_iter().filter_map(entry).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_questions_share_a_cache_key() {
-        let choice = |tags: &[&'static str], meta: &[(&'static str, &'static str)]| Choice {
-            tags: tags.to_vec(),
-            node_meta: meta.to_vec(),
-        };
-        let all = [
-            cache_key("web", false, &choice(&[], &[])),
-            cache_key("web", true, &choice(&[], &[])),
-            cache_key("web", false, &choice(&["a", "b"], &[])),
-            cache_key("web", false, &choice(&["a\0b"], &[])),
-            cache_key("web", false, &choice(&["a", "\u{1}b:c"], &[])),
-            cache_key("web", false, &choice(&["a"], &[("b", "c")])),
-            cache_key("web", false, &choice(&["at1:b"], &[])),
-            cache_key("web", false, &choice(&["a"], &[("b:c", "")])),
-        ];
-        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
-        assert_eq!(distinct.len(), all.len(), "{all:?}");
-    }
 }

@@ -13,6 +13,8 @@ use crate::state::command::{Command, DeleteMode, SetMode};
 use crate::state::model::KvEntry;
 use crate::state::{Outcome, Topic};
 
+/// From this size in bytes on the answer is kept: below it is encoded faster than it is found.
+const WORTH_KEEPING: usize = 1024;
 /// Largest value in bytes.
 pub const LARGEST_VALUE: usize = 512 * 1024;
 
@@ -42,7 +44,11 @@ impl Server {
                 .with_header("x-content-type-options", "nosniff")
                 .with_header("content-security-policy", "sandbox"));
         }
-        Ok(entries(&[entry], call.pretty).at(index))
+        // those who block come in numbers
+        if options.index == 0 && entry.value.len() < WORTH_KEEPING {
+            return Ok(entries(&[entry], call.pretty).at(index));
+        }
+        Ok(self.shared(call, index, || Ok(entries(&[entry], call.pretty)))?.at(index))
     }
 
     async fn kv_recurse(&self, call: &Call<'_>) -> Handled {
@@ -50,12 +56,12 @@ impl Server {
         let prefix = call.rest;
         let interest = || Interest::Prefix(prefix.into());
         let state = self.wait(&options, interest, |s| s.kv_prefix_index(prefix)).await;
-        let found: Vec<_> = state.kv_under(prefix).collect();
         let index = state.kv_prefix_index(prefix);
-        if found.is_empty() {
+        if state.kv_under(prefix).next().is_none() {
             return Ok(Reply::empty(StatusCode::NOT_FOUND).at(index));
         }
-        Ok(entries(&found, call.pretty).at(index))
+        let make = || Ok(entries(&state.kv_under(prefix).collect::<Vec<_>>(), call.pretty));
+        Ok(self.shared(call, index, make)?.at(index))
     }
 
     async fn kv_keys(&self, call: &Call<'_>) -> Handled {
@@ -64,12 +70,12 @@ impl Server {
         let separator = call.query.filled("separator").or(call.query.filled("seperator")).unwrap_or_default();
         let interest = || Interest::Prefix(prefix.into());
         let state = self.wait(&options, interest, |s| s.kv_prefix_index(prefix)).await;
-        let keys = state.kv_keys(prefix, separator);
         let index = state.kv_prefix_index(prefix);
-        if keys.is_empty() && !prefix.is_empty() {
+        if !prefix.is_empty() && state.kv_under(prefix).next().is_none() {
             return Ok(Reply::empty(StatusCode::NOT_FOUND).at(index));
         }
-        Ok(Reply::json(&keys, call.pretty).at(index))
+        let make = || Ok(Reply::json(&state.kv_keys(prefix, separator), call.pretty));
+        Ok(self.shared(call, index, make)?.at(index))
     }
 
     async fn kv_put(&self, call: &Call<'_>) -> Handled {

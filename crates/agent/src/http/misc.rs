@@ -92,6 +92,7 @@ impl Server {
                 "raft": { "applied_index": index, "commit_index": index, "last_log_index": index, "state": "Leader", "num_peers": "0" },
                 "plinth": {
                     "waiting_queries": self.engine.waiting().to_string(),
+                    "woken_queries": self.engine.woken().to_string(),
                     "encoded_bodies": self.cache.encoded().to_string(),
                 },
             },

@@ -18,6 +18,9 @@ pub struct Query(Vec<(String, String)>);
 impl Query {
     pub fn parse(raw: &str) -> Query {
         let decode = |text: &str| {
+            if !text.bytes().any(|b| b == b'+' || b == b'%') {
+                return text.to_owned();
+            }
             let spaced = text.replace('+', " ");
             percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
         };
@@ -44,6 +47,10 @@ impl Query {
 
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Sorted and encoded again, as Consul prints it in errors.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::command::{Registration, Target};
 use super::model::{Check, Instance, Node, Service};
-use super::{Change, Fault, Group, State, Table, Topic, fold, join, under};
+use super::{Change, Fault, Group, State, Table, Topic, fold, folded, join, joined, under};
 
 impl State {
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
-        self.nodes.get(&*fold(name))
+        self.nodes.get(&*folded(name))
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
@@ -17,7 +17,7 @@ impl State {
     }
 
     pub fn group(&self, service: &str) -> Option<&Arc<Group>> {
-        self.groups.get(&*fold(service))
+        self.groups.get(&*folded(service))
     }
 
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
@@ -28,22 +28,22 @@ impl State {
     pub fn service_index(&self, service: &str) -> u64 {
         match self.groups.get(service) {
             Some(group) => group.index,
-            None => self.groups.get(&*fold(service)).map_or(self.extinction, |g| g.index),
+            None => self.groups.get(&*folded(service)).map_or(self.extinction, |g| g.index),
         }
         .max(1)
     }
 
     pub fn instance(&self, node: &str, id: &str) -> Option<&Arc<Instance>> {
-        self.instances.get(&join(&[node, id]))
+        self.instances.get(joined(&[node, id]).as_str())
     }
 
     pub fn node_instances<'a>(&'a self, node: &str) -> Vec<&'a Arc<Instance>> {
-        let prefix = join(&[node, ""]);
+        let prefix = joined(&[node, ""]);
         under(&self.instances, &prefix).map(|(_, i)| i).collect()
     }
 
     pub fn check(&self, node: &str, id: &str) -> Option<&Arc<Check>> {
-        self.checks.get(&join(&[node, id]))
+        self.checks.get(joined(&[node, id]).as_str())
     }
 
     pub fn checks(&self) -> impl Iterator<Item = &Arc<Check>> {
@@ -51,13 +51,13 @@ impl State {
     }
 
     pub fn node_checks<'a>(&'a self, node: &str) -> Vec<&'a Arc<Check>> {
-        let prefix = join(&[node, ""]);
+        let prefix = joined(&[node, ""]);
         under(&self.checks, &prefix).map(|(_, c)| c).collect()
     }
 
     /// Checks of one service instance, or with an empty id the node's own.
     pub fn checks_of<'a>(&'a self, node: &str, service_id: &str) -> Vec<&'a Arc<Check>> {
-        let prefix = join(&[node, service_id, ""]);
+        let prefix = joined(&[node, service_id, ""]);
         under(&self.checks_of, &prefix).map(|(_, c)| c).collect()
     }
 
@@ -157,39 +157,36 @@ impl State {
 
     fn join_group(&mut self, key: Arc<str>, instance: Arc<Instance>, change: &mut Change) {
         let name = fold(&instance.service.service);
-        let mut group = match self.groups.get(&name) {
-            Some(group) => (**group).clone(),
-            None => Group {
-                name: Arc::from(instance.service.service.as_str()),
-                index: 0,
-                instances: Default::default(),
-                tags: Default::default(),
-            },
-        };
-        group.index = change.index;
-        if let Some(old) = group.instances.get(&key).cloned() {
-            group.drop_tags(&old);
+        match self.groups.get_mut(&name) {
+            Some(group) => {
+                let group = Arc::make_mut(group);
+                group.index = change.index;
+                group.put(key, instance);
+            }
+            None => {
+                let mut group = Group {
+                    name: Arc::from(instance.service.service.as_str()),
+                    index: change.index,
+                    instances: Default::default(),
+                    tags: Default::default(),
+                };
+                group.put(key, instance);
+                self.groups.insert(name.clone(), Arc::new(group));
+            }
         }
-        for tag in instance.service.tags.iter().flatten() {
-            *group.tags.entry(Arc::from(tag.as_str())).or_insert(0) += 1;
-        }
-        group.instances.insert(key, instance);
-        self.groups.insert(name.clone(), Arc::new(group));
         change.touch(Topic::Service(name));
     }
 
     fn leave_group(&mut self, key: &Arc<str>, instance: &Instance, change: &mut Change) {
         let name = fold(&instance.service.service);
-        let Some(group) = self.groups.get(&name) else { return };
-        let mut group = (**group).clone();
+        let Some(group) = self.groups.get_mut(&name) else { return };
+        let group = Arc::make_mut(group);
         group.drop_tags(instance);
         group.instances.remove(key);
         group.index = change.index;
         if group.instances.is_empty() {
             self.groups.remove(&name);
             self.extinction = change.index;
-        } else {
-            self.groups.insert(name.clone(), Arc::new(group));
         }
         change.touch(Topic::Service(name));
     }
@@ -260,11 +257,14 @@ impl State {
 
     fn move_service(&mut self, name: &str, change: &mut Change) {
         let name = fold(name);
-        let Some(group) = self.groups.get(&name) else { return };
-        if group.index != change.index {
-            let mut group = (**group).clone();
-            group.index = change.index;
-            self.groups.insert(name.clone(), Arc::new(group));
+        match self.groups.get(&name) {
+            None => return,
+            Some(group) if group.index == change.index => {}
+            Some(_) => {
+                if let Some(group) = self.groups.get_mut(&name) {
+                    Arc::make_mut(group).index = change.index;
+                }
+            }
         }
         change.touch(Topic::Service(name));
     }
@@ -312,15 +312,27 @@ impl State {
 }
 
 impl Group {
+    /// Adds an instance or replaces the one of the same key.
+    pub(super) fn put(&mut self, key: Arc<str>, instance: Arc<Instance>) {
+        for tag in instance.service.tags.iter().flatten() {
+            match self.tags.get_mut(tag.as_str()) {
+                Some(count) => *count += 1,
+                None => {
+                    self.tags.insert(Arc::from(tag.as_str()), 1);
+                }
+            }
+        }
+        if let Some(old) = self.instances.insert(key, instance) {
+            self.drop_tags(&old);
+        }
+    }
+
     fn drop_tags(&mut self, instance: &Instance) {
         for tag in instance.service.tags.iter().flatten() {
-            let tag: Arc<str> = Arc::from(tag.as_str());
-            match self.tags.get(&tag).copied() {
-                Some(count) if count > 1 => {
-                    self.tags.insert(tag, count - 1);
-                }
+            match self.tags.get_mut(tag.as_str()) {
+                Some(count) if *count > 1 => *count -= 1,
                 _ => {
-                    self.tags.remove(&tag);
+                    self.tags.remove(tag.as_str());
                 }
             }
         }

@@ -132,7 +132,7 @@ impl State {
                 self.local_services.insert(Arc::from(service.service.id.as_str()), service);
             }
             Record::LocalCheck(check) => {
-                self.local_checks.insert(Arc::from(check.check.check_id.as_str()), check);
+                self.store_local_check(check);
             }
             Record::End { .. } => {}
         }
@@ -149,11 +149,7 @@ impl State {
                 tags: Default::default(),
             })
         });
-        let group = Arc::make_mut(group);
-        for tag in instance.service.tags.iter().flatten() {
-            *group.tags.entry(Arc::from(tag.as_str())).or_insert(0) += 1;
-        }
-        group.instances.insert(key.clone(), instance.clone());
+        Arc::make_mut(group).put(key.clone(), instance.clone());
         self.instances.insert(key, instance);
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::local::{LocalCheck, LocalService, Runner};
-use super::{Change, Command, Fault, Outcome, State};
+use super::{Change, Command, Fault, Outcome, State, members};
 
 impl State {
     pub fn local_services(&self) -> impl Iterator<Item = &Arc<LocalService>> {
@@ -55,15 +55,9 @@ impl State {
         }
         self.put_service(node, &service.service, change)?;
         if replace_checks {
-            let gone: Vec<String> = self
-                .local_checks_of(id)
-                .filter(|old| !checks.iter().any(|new| new.check.check_id == old.check.check_id))
-                .map(|old| old.check.check_id.clone())
-                .collect();
-            for check in gone {
-                self.local_checks.remove(check.as_str());
-                self.remove_check(node, &check, change);
-                change.quiet = true;
+            let gone = self.local_checks_of(id).into_iter();
+            for check in gone.filter(|old| !checks.iter().any(|new| new.check.check_id == *old)) {
+                self.local_remove_check(node, &check, change);
             }
         }
         for check in checks {
@@ -72,12 +66,35 @@ impl State {
         Ok(())
     }
 
-    fn local_checks_of<'a>(&'a self, service_id: &'a str) -> impl Iterator<Item = &'a Arc<LocalCheck>> + 'a {
-        self.local_checks.values().filter(move |c| c.check.service_id == service_id)
+    /// Ids of the checks registered for a service.
+    fn local_checks_of(&self, service_id: &str) -> Vec<String> {
+        let prefix = of_service(service_id, "");
+        members(&self.local_checks_of, &prefix).map(|key| key[prefix.len()..].to_owned()).collect()
+    }
+
+    pub(super) fn store_local_check(&mut self, check: Arc<LocalCheck>) {
+        let (id, service) = (check.check.check_id.as_str(), check.check.service_id.as_str());
+        let key = of_service(service, id);
+        let old = self.local_checks.insert(Arc::from(id), check);
+        match old {
+            Some(old) if of_service(&old.check.service_id, &old.check.check_id) == key => {}
+            old => {
+                if let Some(old) = old {
+                    self.local_checks_of.remove(&of_service(&old.check.service_id, &old.check.check_id));
+                }
+                self.local_checks_of.insert(key);
+            }
+        }
+    }
+
+    fn drop_local_check(&mut self, id: &str) -> bool {
+        let Some(old) = self.local_checks.remove(id) else { return false };
+        self.local_checks_of.remove(&of_service(&old.check.service_id, id));
+        true
     }
 
     fn local_remove_check(&mut self, node: &str, id: &str, change: &mut Change) {
-        if self.local_checks.remove(id).is_some() {
+        if self.drop_local_check(id) {
             change.quiet = true;
             self.remove_check(node, id, change);
         }
@@ -88,10 +105,8 @@ impl State {
             return;
         }
         change.quiet = true;
-        let checks: Vec<String> = self.local_checks_of(id).map(|c| c.check.check_id.clone()).collect();
-        for check in checks {
-            self.local_checks.remove(check.as_str());
-            self.remove_check(node, &check, change);
+        for check in self.local_checks_of(id) {
+            self.local_remove_check(node, &check, change);
         }
         self.remove_service(node, id, change);
     }
@@ -114,7 +129,7 @@ impl State {
         }
         self.put_check(&stored.check, change)?;
         if self.local_checks.get(id).is_none_or(|old| **old != stored) {
-            self.local_checks.insert(Arc::from(id), Arc::new(stored));
+            self.store_local_check(Arc::new(stored));
             change.quiet = true;
         }
         Ok(())
@@ -145,7 +160,7 @@ impl State {
         change.quiet = true;
         let turned = old.check.status != status || self.check(node, id).is_none();
         let check = new.check.clone();
-        self.local_checks.insert(Arc::from(id), Arc::new(new));
+        self.store_local_check(Arc::new(new));
         if turned {
             self.put_check(&check, change)?;
         }
@@ -166,4 +181,9 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Ids are case-sensitive, so this does not fold.
+fn of_service(service_id: &str, check_id: &str) -> Arc<str> {
+    Arc::from(format!("{service_id}\0{check_id}"))
 }
