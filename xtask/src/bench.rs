@@ -1,12 +1,14 @@
 //! `cargo xtask bench`: programs with a result table, never timed assertions. Everything on loopback, bounded in time,
 //! ended by id.
 
+mod agent;
 mod cpu;
 mod discovery;
 mod gateway;
 mod http;
 mod kongfile;
 mod running;
+mod servers;
 mod start;
 pub mod upstream;
 mod wrk;
@@ -17,50 +19,61 @@ use std::process::Command;
 use crate::process::{Failed, built, cargo, step};
 use crate::provision;
 
-/// Names of the benchmarks, in the order of a whole run.
-const ALL: [&str; 4] = ["start", "discovery", "gateway", "gateway-plugins"];
+/// Names of the benchmarks in the order of a whole run, and the packages whose programs they measure.
+const ALL: [(&str, &[&str]); 7] = [
+    ("start", &["plinth", "registry-service", "health-aggregator", "config-service"]),
+    ("discovery", &["registry-service"]),
+    ("gateway", &["gateway"]),
+    ("gateway-plugins", &["gateway"]),
+    ("agent", &["plinth"]),
+    ("agent-watchers", &["plinth"]),
+    ("agent-scale", &["plinth"]),
+];
 
 pub fn run(names: &[String]) -> Result<(), Failed> {
-    if let Some(unknown) = names.iter().find(|name| !ALL.contains(&name.as_str())) {
-        return Err(Failed(format!("no benchmark {unknown}; there are {}", ALL.join(", "))));
+    if let Some(unknown) = names.iter().find(|name| !ALL.iter().any(|(known, _)| known == name)) {
+        let all = ALL.map(|(name, _)| name).join(", ");
+        return Err(Failed(format!("no benchmark {unknown}; there are {all}")));
     }
+    let chosen: Vec<_> = ALL
+        .iter()
+        .filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name))
+        .collect();
     provision::for_benchmarks()?;
-    let programs = [
-        "-p",
-        "plinth",
-        "-p",
-        "gateway",
-        "-p",
-        "registry-service",
-        "-p",
-        "health-aggregator",
-        "-p",
-        "config-service",
-    ];
-    let arguments: Vec<&str> = ["build", "--profile", "dist"].into_iter().chain(programs).collect();
-    step("build with full link-time optimisation", cargo(&arguments))?;
+    let profile = profile();
+    let mut packages: Vec<&str> = chosen.iter().flat_map(|(_, packages)| packages.iter().copied()).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let programs = packages.into_iter().flat_map(|package| ["-p", package]);
+    let arguments: Vec<&str> = ["build", "--profile", &profile].into_iter().chain(programs).collect();
+    step("build the programs", cargo(&arguments))?;
     let folder = std::env::temp_dir().join(format!("plinth-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).map_err(|error| Failed(format!("{}: {error}", folder.display())))?;
-    println!("\nmachine: {}", machine());
-    let outcome = ALL
-        .iter()
-        .filter(|name| names.is_empty() || names.iter().any(|wanted| wanted == *name))
-        .try_for_each(|name| {
-            println!("\n## {name}\n");
-            match *name {
-                "start" => start::run(&folder),
-                "discovery" => discovery::run(&folder),
-                "gateway" => gateway::plain(&folder),
-                _ => gateway::plugins(&folder),
-            }
-        });
+    println!("\nmachine: {}; profile {profile}", machine());
+    let outcome = chosen.iter().try_for_each(|(name, _)| {
+        println!("\n## {name}\n");
+        match *name {
+            "start" => start::run(&folder),
+            "discovery" => discovery::run(&folder),
+            "gateway" => gateway::plain(&folder),
+            "gateway-plugins" => gateway::plugins(&folder),
+            "agent" => agent::run(&folder),
+            "agent-watchers" => agent::watchers::run(&folder),
+            _ => agent::scale::run(&folder),
+        }
+    });
     std::fs::remove_dir_all(&folder).map_err(|error| Failed(format!("{}: {error}", folder.display())))?;
     outcome
 }
 
+/// `dist` (full link-time optimisation), or what PLINTH_BENCH_PROFILE names for a quick look.
+fn profile() -> String {
+    std::env::var("PLINTH_BENCH_PROFILE").unwrap_or_else(|_| "dist".to_owned())
+}
+
 /// The program as built for images and benchmarks.
 fn program(name: &str) -> PathBuf {
-    built("dist", name)
+    built(&profile(), name)
 }
 
 /// Cores, model and memory, as a reader of the figures needs them.

@@ -17,7 +17,8 @@ usage: cargo xtask <task>
             further words go to `cargo test`, e.g. `cargo xtask test -p plinth-core`
   ci        format, lints, house rules, documentation, OpenAPI drift, then `test`
   openapi   writes openapi/<service>.json from the services; --check only compares
-  bench     measures on this machine and prints tables: start, discovery, gateway, gateway-plugins (all by default)
+  bench     measures on this machine and prints tables: start, discovery, gateway, gateway-plugins, agent,
+            agent-watchers, agent-scale (all by default); PLINTH_BENCH_PROFILE=release spares the link-time optimisation
   house     who may depend on what, versions in one place
   provision only installs what the tests need";
 

@@ -4,10 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use crate::process::Failed;
-use crate::provision;
 
 use super::running::Running;
-use super::{cpu, http, median, pinned, program, wrk};
+use super::{cpu, http, median, pinned, program, servers, wrk};
 
 const TURNS: usize = 6;
 const SLICE_SECONDS: u32 = 2;
@@ -15,30 +14,12 @@ const CONNECTIONS: u32 = 64;
 const INSTANCES: u16 = 10;
 
 pub fn run(folder: &Path) -> Result<(), Failed> {
-    let tools = provision::for_tests()?;
-    let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let (consul, registry) = (at(18_500), at(18_510));
-    let mut command = pinned(0, tools.consul);
-    command.args(["agent", "-server", "-bootstrap-expect=1", "-bind=127.0.0.1", "-client=127.0.0.1"]);
-    command.arg(format!("-data-dir={}", folder.join("consul").display()));
-    command.arg(format!(
-        "-hcl=ports {{ http = {}, server = 18501, serf_lan = 18502, serf_wan = 18503, dns = -1, grpc = -1 }}",
-        consul.port()
-    ));
-    command.args([
-        "-hcl=log_level = \"ERROR\"",
-        "-hcl=disable_update_check = true",
-        "-hcl=performance { raft_multiplier = 1 }",
-    ]);
-    let mut consul_process = Running::start("consul", command, folder)?;
-    consul_process.until("Consul has a leader", || {
-        http::ask(consul, "GET", "/v1/status/leader", &[], "").is_some_and(|answer| answer.body.len() > 4)
-    })?;
-
+    let registry = SocketAddr::from((Ipv4Addr::LOCALHOST, 18_510));
+    let consul = servers::consul(folder, 18_500, Some(0))?;
     let mut command = pinned(0, program("registry-service"));
     command
         .args(["--listen", &registry.to_string(), "--log-level", "error"])
-        .env("CONSUL_HTTP_ADDR", consul.to_string());
+        .env("CONSUL_HTTP_ADDR", consul.address.to_string());
     let mut registry_process = Running::start("registry", command, folder)?;
     registry_process.until("registry-service is ready", || {
         http::ask(registry, "GET", "/health/ready", &[], "").is_some_and(|answer| answer.status == 200)
@@ -59,7 +40,7 @@ pub fn run(folder: &Path) -> Result<(), Failed> {
             format!("http://{registry}/api/v1/services/discover/bench?healthy_only=true"),
             registry_process.id(),
         ),
-        ("Consul 1.8.7", format!("http://{consul}/v1/health/service/bench?passing"), consul_process.id()),
+        (consul.name, consul.url("/v1/health/service/bench?passing"), consul.id()),
     ];
     let mut costs = [Vec::new(), Vec::new()];
     let mut rates = [Vec::new(), Vec::new()];

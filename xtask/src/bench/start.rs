@@ -6,10 +6,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::process::Failed;
-use crate::provision;
 
 use super::running::Running;
-use super::{cpu, http, median, program};
+use super::{cpu, http, median, program, servers};
 
 const RUNS: usize = 5;
 
@@ -74,17 +73,8 @@ fn services(folder: &Path) -> Result<(), Failed> {
     measure("the embedded agent", at(18_700), folder)?;
     drop(agent);
 
-    let tools = provision::for_tests()?;
-    let mut command = Command::new(tools.consul);
-    command.args(["agent", "-server", "-bootstrap-expect=1", "-bind=127.0.0.1", "-client=127.0.0.1"]);
-    command.arg(format!("-data-dir={}", folder.join("consul-start").display()));
-    command.arg("-hcl=ports { http = 18710, server = 18711, serf_lan = 18712, serf_wan = 18713, dns = -1, grpc = -1 }");
-    command.args(["-hcl=disable_update_check = true", "-hcl=performance { raft_multiplier = 1 }"]);
-    let mut consul = Running::start("consul-start", command, folder)?;
-    consul.until("Consul has a leader", || {
-        http::ask(at(18_710), "GET", "/v1/status/leader", &[], "").is_some_and(|answer| answer.body.len() > 4)
-    })?;
-    measure("Consul 1.8.7", at(18_710), folder)
+    let consul = servers::consul(folder, 18_710, None)?;
+    measure(consul.name, consul.address, folder)
 }
 
 fn measure(side: &str, consul: SocketAddr, folder: &Path) -> Result<(), Failed> {

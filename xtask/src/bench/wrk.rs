@@ -1,5 +1,7 @@
 //! wrk as the load generator.
 
+use std::path::Path;
+
 use crate::process::{Failed, output};
 
 use super::pinned;
@@ -12,6 +14,22 @@ pub struct Load {
 /// `seconds` of load on `url` from core 1 with `connections` and one thread. Answers other than 2xx are a failure: a
 /// fast error page is no result.
 pub fn run(url: &str, connections: u32, seconds: u32, headers: &[String]) -> Result<Load, Failed> {
+    load(url, connections, seconds, "5s", headers, None)
+}
+
+/// The same without a limit on how long an answer may take, and with requests that a Lua script makes, if it is given one.
+pub fn patient(url: &str, connections: u32, seconds: u32, script: Option<&Path>) -> Result<Load, Failed> {
+    load(url, connections, seconds, "120s", &[], script)
+}
+
+fn load(
+    url: &str,
+    connections: u32,
+    seconds: u32,
+    timeout: &str,
+    headers: &[String],
+    script: Option<&Path>,
+) -> Result<Load, Failed> {
     let mut command = pinned(1, "wrk");
     command.args([
         "-t1",
@@ -19,15 +37,16 @@ pub fn run(url: &str, connections: u32, seconds: u32, headers: &[String]) -> Res
         &format!("-d{seconds}s"),
         "--latency",
         "--timeout",
-        "5s",
+        timeout,
     ]);
     for header in headers {
         command.args(["-H", header]);
     }
-    let text = output({
-        command.arg(url);
-        command
-    })?;
+    if let Some(script) = script {
+        command.arg("-s").arg(script);
+    }
+    command.arg(url);
+    let text = output(command)?;
     let text = String::from_utf8_lossy(&text).into_owned();
     if text.contains("Non-2xx") || text.contains("Socket errors") {
         return Err(Failed(format!("{url}:\n{text}")));
