@@ -27,7 +27,7 @@ impl AccessLog {
 
     pub fn log(&self, ctx: &RequestContext) {
         if self.writer.has_room() {
-            self.writer.write(line(ctx));
+            self.writer.write(&line(ctx));
         } else {
             self.writer.lost();
         }

@@ -231,9 +231,14 @@ impl Fallback {
 
 /// Values of one query parameter, decoded (`+` is a space).
 pub(super) fn query_values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = String> + 'q {
-    query.split('&').filter_map(move |pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(key) == name).then(|| decode(value))
+    query_pairs(query).filter(move |(key, _)| key == name).map(|(_, value)| value.unwrap_or_default())
+}
+
+/// All parameters of a query, decoded; no value where there is no `=`.
+pub(super) fn query_pairs(query: &str) -> impl Iterator<Item = (String, Option<String>)> + '_ {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| match pair.split_once('=') {
+        Some((key, value)) => (decode(key), Some(decode(value))),
+        None => (decode(pair), None),
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod writer;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -13,6 +14,11 @@ use super::Labels;
 use super::entry::{self, Entities};
 use crate::context::RequestContext;
 pub(super) use writer::Writer;
+
+thread_local! {
+    /// Where a worker makes its lines.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The writers in use, one for each file whatever the number of plugins.
 #[derive(Debug)]
@@ -82,9 +88,12 @@ impl FileLog {
         if !self.writer.has_room() {
             return self.writer.lost();
         }
-        match entry::line(ctx, &self.entities) {
-            Ok(line) => self.writer.write(line),
-            Err(error) => tracing::error!(%error, "file-log: an entry could not be made"),
-        }
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            match entry::write(ctx, &self.entities, line) {
+                Ok(()) => self.writer.write(line),
+                Err(error) => tracing::error!(%error, "file-log: an entry could not be made"),
+            }
+        });
     }
 }

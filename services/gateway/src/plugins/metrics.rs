@@ -1,14 +1,16 @@
 //! prometheus: Kong's metric names, handles resolved when a configuration is compiled.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-use plinth_kong::{Config, PrometheusConfig};
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, RwLock};
+use plinth_kong::{Config, Consumer, PrometheusConfig};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
+use uuid::Uuid;
 
 use super::Labels;
 use crate::context::{RequestContext, Source};
@@ -151,7 +153,17 @@ struct Series {
     service: String,
     route: String,
     latencies: Option<[Histogram; 3]>,
-    /// Ingress and egress without a consumer.
+    /// Of requests without a consumer, or of all.
+    everybody: Counters,
+    /// By consumer, made when one is first met.
+    consumers: RwLock<HashMap<Uuid, Arc<Counters>, RandomState>>,
+}
+
+/// The counters of one route and consumer.
+#[derive(Debug)]
+struct Counters {
+    consumer: String,
+    /// Ingress and egress.
     bandwidth: Option<[IntCounter; 2]>,
     /// Status counters met so far, by status and source; a handful, so a list.
     statuses: ArcSwap<Vec<((u16, Source), IntCounter)>>,
@@ -174,43 +186,36 @@ impl Prometheus {
         let series = at.route.map(|route| {
             let service = service_label(at);
             let route = route.label();
-            let labels = [service.as_str(), route.as_str(), WORKSPACE];
-            let histogram = |family: &HistogramVec| family.with_label_values(&labels);
-            let bytes = |direction: &str| {
-                self.metrics.bandwidth.with_label_values(&[
-                    service.as_str(),
-                    &route,
-                    direction,
-                    WORKSPACE,
-                    "",
-                ])
-            };
+            let labels = [service.as_str(), &route, WORKSPACE];
+            let metrics = &self.metrics;
+            let latencies = self.config.latency_metrics.then(|| {
+                [&metrics.request_latency, &metrics.upstream_latency, &metrics.kong_latency]
+                    .map(|family| family.with_label_values(&labels))
+            });
             Series {
-                latencies: self.config.latency_metrics.then(|| {
-                    let metrics = &self.metrics;
-                    [&metrics.request_latency, &metrics.upstream_latency, &metrics.kong_latency]
-                        .map(histogram)
-                }),
-                bandwidth: self.config.bandwidth_metrics.then(|| [bytes("ingress"), bytes("egress")]),
-                statuses: ArcSwap::default(),
-                service: service.clone(),
-                route: route.clone(),
+                latencies,
+                everybody: self.counters(&service, &route, String::new()),
+                consumers: RwLock::default(),
+                service,
+                route,
             }
         });
         Prometheus { metrics: self.metrics.clone(), config: self.config, series }
     }
 
+    fn counters(&self, service: &str, route: &str, consumer: String) -> Counters {
+        let bytes = |direction: &str| {
+            self.metrics.bandwidth.with_label_values(&[service, route, direction, WORKSPACE, &consumer])
+        };
+        let bandwidth = self.config.bandwidth_metrics.then(|| ["ingress", "egress"].map(bytes));
+        Counters { bandwidth, statuses: ArcSwap::default(), consumer }
+    }
+
     pub fn log(&self, ctx: &RequestContext) {
         let Some(series) = &self.series else { return };
-        let consumer = ctx.consumer.as_ref().filter(|_| self.config.per_consumer);
-        let consumer =
-            consumer.map(|consumer| consumer.username.clone().unwrap_or_else(|| consumer.id.to_string()));
-        let consumer = consumer.as_deref().unwrap_or_default();
-        if self.config.status_code_metrics {
-            self.count_status(series, ctx, consumer);
-        }
-        if let Some(bandwidth) = &series.bandwidth {
-            self.count_bytes(series, bandwidth, ctx, consumer);
+        match ctx.consumer.as_deref().filter(|_| self.config.per_consumer) {
+            None => self.count(series, &series.everybody, ctx),
+            Some(consumer) => self.count(series, &self.of_consumer(series, consumer), ctx),
         }
         if let Some([request, upstream, kong]) = &series.latencies {
             request.observe(milliseconds(ctx.timing.total()));
@@ -221,41 +226,42 @@ impl Prometheus {
         }
     }
 
-    fn count_status(&self, series: &Series, ctx: &RequestContext, consumer: &str) {
-        let (status, source) = (ctx.outcome.status.as_u16(), ctx.outcome.source);
-        if consumer.is_empty() {
-            let known = series.statuses.load();
-            if let Some((_, counter)) = known.iter().find(|(key, _)| *key == (status, source)) {
-                counter.inc();
-                return;
-            }
+    fn of_consumer(&self, series: &Series, consumer: &Consumer) -> Arc<Counters> {
+        if let Some(known) = series.consumers.read().get(&consumer.id) {
+            return Arc::clone(known);
         }
-        let code = status.to_string();
-        let labels = [&series.service, &series.route, &*code, source_label(source), WORKSPACE, consumer];
-        let counter = self.metrics.requests.with_label_values(&labels);
-        counter.inc();
-        if consumer.is_empty() {
-            series.statuses.rcu(|known| {
-                let mut known = Vec::clone(known);
-                known.push(((status, source), counter.clone()));
-                Arc::new(known)
-            });
+        let name = consumer.username.clone().unwrap_or_else(|| consumer.id.to_string());
+        let made = Arc::new(self.counters(&series.service, &series.route, name));
+        Arc::clone(series.consumers.write().entry(consumer.id).or_insert(made))
+    }
+
+    fn count(&self, series: &Series, counters: &Counters, ctx: &RequestContext) {
+        if self.config.status_code_metrics {
+            self.count_status(series, counters, ctx);
+        }
+        if let Some([ingress, egress]) = &counters.bandwidth {
+            ingress.inc_by(ctx.outcome.request_body_bytes + head_bytes(ctx));
+            egress.inc_by(ctx.outcome.response_body_bytes + ctx.outcome.response_head_bytes);
         }
     }
 
-    fn count_bytes(&self, series: &Series, handles: &[IntCounter; 2], ctx: &RequestContext, consumer: &str) {
-        let ingress = ctx.outcome.request_body_bytes + head_bytes(ctx);
-        let egress = ctx.outcome.response_body_bytes + ctx.outcome.response_head_bytes;
-        for (bytes, (handle, direction)) in
-            [ingress, egress].into_iter().zip(handles.iter().zip(["ingress", "egress"]))
-        {
-            if consumer.is_empty() {
-                handle.inc_by(bytes);
-            } else {
-                let labels = [&series.service, &series.route, direction, WORKSPACE, consumer];
-                self.metrics.bandwidth.with_label_values(&labels).inc_by(bytes);
-            }
+    fn count_status(&self, series: &Series, counters: &Counters, ctx: &RequestContext) {
+        let (status, source) = (ctx.outcome.status.as_u16(), ctx.outcome.source);
+        let known = counters.statuses.load();
+        if let Some((_, counter)) = known.iter().find(|(key, _)| *key == (status, source)) {
+            counter.inc();
+            return;
         }
+        let code = ctx.outcome.status.as_str();
+        let labels =
+            [&*series.service, &*series.route, code, source_label(source), WORKSPACE, &*counters.consumer];
+        let counter = self.metrics.requests.with_label_values(&labels);
+        counter.inc();
+        counters.statuses.rcu(|known| {
+            let mut known = Vec::clone(known);
+            known.push(((status, source), counter.clone()));
+            known
+        });
     }
 }
 
