@@ -8,7 +8,7 @@ mod status;
 mod tracker;
 
 pub use components::{CheckResult, CheckStatus, Components, Overall, Report};
-pub use probe::{OUTPUT_LIMIT, ProbeOutcome, ProbeTarget, Prober, probe};
+pub use probe::{At, OUTPUT_LIMIT, ProbeOutcome, ProbeTarget, Prober, probe};
 pub use schedule::ProbeLoop;
 pub use status::{Status, UnknownStatus};
 pub use tracker::{Thresholds, Tracker, Transition};

@@ -26,6 +26,8 @@ pub enum Down {
     Draining = 4,
     /// An operator took it out. The only one that a panic policy does not override.
     Operator = 8,
+    /// Taken out for a while for what happened on it: unreachable, an open circuit breaker, an outlier.
+    Ejected = 16,
 }
 
 /// Live state of one endpoint. The fields of the request path share one cache line with no other endpoint's.

@@ -4,12 +4,13 @@ mod connect;
 mod grpc;
 mod http;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Status;
-use connect::Roots;
+use connect::{Roots, Trust};
 
 /// Longest `output`, bytes: what Consul keeps of an answer's body.
 pub const OUTPUT_LIMIT: usize = 4096;
@@ -60,6 +61,15 @@ impl ProbeTarget {
     }
 }
 
+/// Where to look when that is not where the target's own host leads: a balancer probes each address of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At {
+    /// The address to connect to.
+    pub address: SocketAddr,
+    /// Name for SNI and certificate in place of the target's host.
+    pub server_name: Option<String>,
+}
+
 /// What was seen. A target that cannot be probed at all (bad URL, unreadable CA file) is critical, and `output` says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeOutcome {
@@ -100,13 +110,24 @@ impl Prober {
 
     /// Looks once. Name resolution, connection, TLS and answer together get `timeout`.
     pub async fn probe(&self, target: &ProbeTarget, timeout: Duration) -> ProbeOutcome {
+        self.look(target, None, timeout).await
+    }
+
+    /// Looks once, at an address of the caller's; the target's own host and port are only what it is asked for.
+    pub async fn probe_at(&self, at: &At, target: &ProbeTarget, timeout: Duration) -> ProbeOutcome {
+        self.look(target, Some(at), timeout).await
+    }
+
+    async fn look(&self, target: &ProbeTarget, at: Option<&At>, timeout: Duration) -> ProbeOutcome {
         let started = Instant::now();
         let looking = async {
             match target {
-                ProbeTarget::Http { .. } => http::look(&self.roots, target).await,
-                ProbeTarget::Tcp { addr } => look_tcp(addr).await,
+                ProbeTarget::Http { .. } => http::look(&self.roots, target, at).await,
+                ProbeTarget::Tcp { addr } => look_tcp(addr, at).await,
                 ProbeTarget::Grpc { addr, service, tls, tls_skip_verify } => {
-                    grpc::look(&self.roots, addr, service, *tls, *tls_skip_verify).await
+                    let trust = if *tls_skip_verify { Trust::Anyone } else { Trust::System };
+                    let asked = grpc::Asked { addr, service, trust: tls.then_some(trust), at };
+                    grpc::look(&self.roots, &asked).await
                 }
             }
         };
@@ -130,8 +151,8 @@ pub async fn probe(prober: &Prober, target: &ProbeTarget, timeout: Duration) -> 
     prober.probe(target, timeout).await
 }
 
-async fn look_tcp(addr: &str) -> Finding {
-    match connect::tcp(addr).await {
+async fn look_tcp(addr: &str, at: Option<&At>) -> Finding {
+    match connect::tcp(addr, at).await {
         Ok(_) => Finding {
             status: Status::Passing,
             output: format!("TCP connect {addr}: Success"),

@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::At;
 use crate::tls::AnyCertificate;
 
 /// Whom to believe who the target is.
@@ -46,9 +47,12 @@ impl Roots {
     }
 }
 
-/// `addr` is `host:port`; all addresses of a name are tried in turn.
-pub(super) async fn tcp(addr: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(addr).await?;
+/// `addr` is `host:port`; all addresses of a name are tried in turn, unless `at` says where to.
+pub(super) async fn tcp(addr: &str, at: Option<&At>) -> io::Result<TcpStream> {
+    let stream = match at {
+        Some(at) => TcpStream::connect(at.address).await?,
+        None => TcpStream::connect(addr).await?,
+    };
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -8,9 +8,9 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Finding;
 use super::connect::{self, Roots, Trust};
 use super::http::reason;
+use super::{At, Finding};
 use crate::health::Status;
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -19,9 +19,18 @@ const MOST_BYTES: usize = 16 * 1024;
 /// The field numbers of both messages are 1.
 const FIELD: u8 = 1;
 
-pub(super) async fn look(roots: &Roots, addr: &str, service: &str, tls: bool, skip_verify: bool) -> Finding {
-    let subject = subject(addr, service);
-    match exchange(roots, addr, service, tls, skip_verify).await {
+/// One question.
+pub(super) struct Asked<'a> {
+    pub addr: &'a str,
+    pub service: &'a str,
+    /// With TLS: whom to believe.
+    pub trust: Option<Trust>,
+    pub at: Option<&'a At>,
+}
+
+pub(super) async fn look(roots: &Roots, asked: &Asked<'_>) -> Finding {
+    let subject = subject(asked.addr, asked.service);
+    match exchange(roots, asked).await {
         Ok(Reported::Serving) => {
             Finding { status: Status::Passing, output: format!("{subject}: success"), http_status: None }
         }
@@ -56,22 +65,15 @@ impl Reported {
     }
 }
 
-async fn exchange(
-    roots: &Roots,
-    addr: &str,
-    service: &str,
-    tls: bool,
-    skip_verify: bool,
-) -> Result<Reported, String> {
-    let scheme = if tls { "https" } else { "http" };
+async fn exchange(roots: &Roots, asked: &Asked<'_>) -> Result<Reported, String> {
+    let Asked { addr, service, trust, at } = asked;
+    let scheme = if trust.is_some() { "https" } else { "http" };
     let uri: Uri = format!("{scheme}://{addr}{PATH}").parse().map_err(|e| format!("not an address: {e}"))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let stream = connect::tcp(addr).await.map_err(|e| e.to_string())?;
-    if !tls {
-        return answer(stream, uri, service).await;
-    }
-    let trust = if skip_verify { Trust::Anyone } else { Trust::System };
-    let stream = connect::tls(stream, &host, &trust, &[b"h2"], roots)
+    let stream = connect::tcp(addr, *at).await.map_err(|e| e.to_string())?;
+    let Some(trust) = trust else { return answer(stream, uri, service).await };
+    let name = at.and_then(|at| at.server_name.as_deref()).unwrap_or(&host);
+    let stream = connect::tls(stream, name, trust, &[b"h2"], roots)
         .await
         .map_err(|e| format!("TLS handshake: {e}"))?;
     answer(stream, uri, service).await

@@ -11,16 +11,16 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connect::{self, Roots, Trust};
-use super::{Finding, OUTPUT_LIMIT, ProbeTarget};
+use super::{At, Finding, OUTPUT_LIMIT, ProbeTarget};
 use crate::health::Status;
 
 const USER_AGENT_VALUE: &str = concat!("plinth-health/", env!("CARGO_PKG_VERSION"));
 
-pub(super) async fn look(roots: &Roots, target: &ProbeTarget) -> Finding {
+pub(super) async fn look(roots: &Roots, target: &ProbeTarget, at: Option<&At>) -> Finding {
     let ProbeTarget::Http { url, method, headers, body, tls_skip_verify, ca } = target else {
         return Finding::critical("not an HTTP target".to_owned());
     };
-    let asked = Asked { url, method, headers, body, trust: trust(*tls_skip_verify, ca.as_ref()) };
+    let asked = Asked { url, method, headers, body, trust: trust(*tls_skip_verify, ca.as_ref()), at };
     match exchange(roots, &asked).await {
         Ok((status, text)) => judged(url, method, status, &text),
         Err(reason) => Finding::critical(format!("HTTP {method} {url}: {reason}")),
@@ -33,6 +33,7 @@ struct Asked<'a> {
     headers: &'a [(String, String)],
     body: &'a str,
     trust: Trust,
+    at: Option<&'a At>,
 }
 
 fn trust(skip_verify: bool, ca: Option<&PathBuf>) -> Trust {
@@ -68,11 +69,12 @@ async fn exchange(roots: &Roots, asked: &Asked<'_>) -> Result<(StatusCode, Strin
     let host = uri.host().ok_or("no host in the URL")?;
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
     let request = request(&uri, asked)?;
-    let stream = connect::tcp(&format!("{host}:{port}")).await.map_err(|e| e.to_string())?;
+    let stream = connect::tcp(&format!("{host}:{port}"), asked.at).await.map_err(|e| e.to_string())?;
     if !tls {
         return answer(stream, request).await;
     }
-    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let own = asked.at.and_then(|at| at.server_name.as_deref());
+    let name = own.unwrap_or_else(|| host.trim_start_matches('[').trim_end_matches(']'));
     let stream = connect::tls(stream, name, &asked.trust, &[b"http/1.1"], roots)
         .await
         .map_err(|e| format!("TLS handshake: {e}"))?;
