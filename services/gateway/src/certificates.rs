@@ -1,19 +1,29 @@
 //! TLS towards clients: the certificate of the configuration whose name fits, else the one from the settings.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use plinth_kong::Config;
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 
 use crate::error::Error;
+
+/// What clients have to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// PEM file of the authorities.
+    pub authorities: PathBuf,
+    /// A client without a certificate is refused.
+    pub required: bool,
+}
 
 /// Certificates by server name.
 #[derive(Debug)]
@@ -93,15 +103,35 @@ impl Certificates {
     /// The listener's TLS settings.
     ///
     /// # Errors
-    /// rustls's.
-    pub fn server_config(self: &Arc<Self>, http2: bool) -> Result<Arc<ServerConfig>, Error> {
-        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(self.clone());
+    /// rustls's, and authorities of clients that cannot be read.
+    pub fn server_config(
+        self: &Arc<Self>,
+        http2: bool,
+        clients: Option<&ClientAuth>,
+    ) -> Result<Arc<ServerConfig>, Error> {
+        let builder = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()?;
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => builder.with_client_cert_verifier(self.verifier(clients)?),
+        };
+        let mut config = builder.with_cert_resolver(self.clone());
         config.alpn_protocols = if http2 { vec![b"h2".to_vec()] } else { Vec::new() };
         config.alpn_protocols.push(b"http/1.1".to_vec());
         Ok(Arc::new(config))
+    }
+
+    fn verifier(&self, clients: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+        let path = &clients.authorities;
+        let failed =
+            |source: Box<dyn std::error::Error + Send + Sync>| Error::TlsFile { path: path.clone(), source };
+        let mut roots = RootCertStore::empty();
+        for authority in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.into()))? {
+            roots.add(authority.map_err(|error| failed(error.into()))?)?;
+        }
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), self.provider.clone());
+        let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
+        builder.build().map_err(|error| failed(error.into()))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod chunked;
 pub mod connection;
 pub mod error;
 pub mod head;
+pub mod http2;
 pub mod pool;
 pub mod request;
 pub mod stream;
@@ -28,8 +29,8 @@ pub use body::UpstreamBody;
 pub use connection::{Connection, Limits, Pump};
 pub use error::Fault;
 pub use pool::{PoolKey, PoolSettings, Pools};
-pub use request::{Coding, Piece, RequestBody};
-pub use tls::{TlsSettingsError, TlsTarget, Trust};
+pub use request::{BodyTooLarge, Coding, Piece, RequestBody};
+pub use tls::{TlsSettingsError, TlsSpec, TlsTarget};
 
 use body::{Decoding, Home};
 use head::{Asked, Framing};
@@ -42,6 +43,8 @@ pub struct Endpoint<'a> {
     pub address: SocketAddr,
     /// Speak TLS.
     pub tls: Option<&'a Arc<TlsTarget>>,
+    /// Name of the target, for SNI and its certificate; where it is no such name, the service's own is taken.
+    pub name: &'a str,
     /// Limit for TCP and TLS handshake together.
     pub connect_timeout: Duration,
     /// Limits of the exchange.
@@ -67,6 +70,8 @@ pub enum ReplyBody {
     Whole(Bytes),
     /// Still to be read.
     Stream(Box<UpstreamBody>),
+    /// Still to be read, over HTTP/2.
+    Http2(Box<http2::Download>),
     /// 101: the connection itself.
     Upgraded(Box<Connection>),
 }
@@ -141,19 +146,21 @@ pub async fn send(
 
 /// Opens a connection.
 async fn connect(endpoint: &Endpoint<'_>) -> Result<Connection, Fault> {
+    open(endpoint).await.map(Connection::new)
+}
+
+/// TCP and TLS.
+async fn open(endpoint: &Endpoint<'_>) -> Result<Stream, Fault> {
     let opened = crate::tick::within(endpoint.connect_timeout, async {
         let tcp = TcpStream::connect(endpoint.address).await.map_err(Fault::Connect)?;
         tcp.set_nodelay(true).map_err(Fault::Connect)?;
         let Some(tls) = endpoint.tls else { return Ok(Stream::Tcp(tcp)) };
         let connector = tokio_rustls::TlsConnector::from(tls.config.clone());
-        let stream = connector.connect(tls.server_name.clone(), tcp).await.map_err(Fault::Tls)?;
+        let stream = connector.connect(tls.name_for(endpoint.name), tcp).await.map_err(Fault::Tls)?;
         Ok(Stream::Tls(Box::new(stream)))
     });
     // boxed: rare and large, so it does not swell every request's future
-    match Box::pin(opened).await {
-        Some(stream) => stream.map(Connection::new),
-        None => Err(Fault::ConnectTimeout),
-    }
+    Box::pin(opened).await.unwrap_or(Err(Fault::ConnectTimeout))
 }
 
 /// Turns a finished head exchange into a reply; a connection without further use goes home at once.

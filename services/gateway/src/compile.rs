@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use plinth_core::discovery::Discovery;
+use plinth_core::health::Prober;
 use plinth_kong::{Config, Service};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use uuid::Uuid;
 
-use crate::client::{TlsTarget, Trust};
+use crate::client::{TlsSpec, TlsTarget};
 use crate::error::Error;
 use crate::plugins;
 use crate::router::Router;
 use crate::snapshot::{RouteEntry, ServiceEntry, Snapshot};
+use crate::upstream::checks::Checker;
 use crate::upstream::resolve::{ResolveSettings, Resolver};
 use crate::upstream::{Definition, Upstream, millis};
 
@@ -23,10 +23,11 @@ use crate::upstream::{Definition, Upstream, millis};
 struct Running {
     upstream: Arc<Upstream>,
     _resolver: Resolver,
+    _checker: Option<Checker>,
 }
 
-/// TLS settings by service, with the service they were made for.
-type TlsTargets = BTreeMap<Uuid, (Arc<Service>, Arc<TlsTarget>)>;
+/// TLS settings by service, with what they were made of.
+type TlsTargets = BTreeMap<Uuid, (TlsSpec, Arc<TlsTarget>)>;
 
 /// Makes snapshots, one after the other.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub struct Compiler {
     plugins: plugins::Runtime,
     discovery: Discovery,
     resolve: ResolveSettings,
+    prober: Prober,
     running: BTreeMap<String, Running>,
     tls: TlsTargets,
     generation: u64,
@@ -43,7 +45,15 @@ impl Compiler {
     /// A compiler that has made nothing yet.
     #[must_use]
     pub fn new(plugins: plugins::Runtime, discovery: Discovery, resolve: ResolveSettings) -> Self {
-        Self { plugins, discovery, resolve, running: BTreeMap::new(), tls: BTreeMap::new(), generation: 0 }
+        Self {
+            plugins,
+            discovery,
+            resolve,
+            prober: Prober::new(),
+            running: BTreeMap::new(),
+            tls: BTreeMap::new(),
+            generation: 0,
+        }
     }
 
     /// The snapshot of no configuration: generation 0, every request is answered 404.
@@ -73,8 +83,9 @@ impl Compiler {
         let router = Router::new(&config)?;
         let compiled = self.plugins.compile(&config).map_err(Error::Plugins)?;
         let tls = self.tls_targets(&config)?;
+        let wanted = definitions(&config)?;
         self.tls = tls;
-        self.start_upstreams(&config).await;
+        self.start_upstreams(wanted).await;
         let mut services = BTreeMap::new();
         for service in &config.services {
             services.insert(service.id, Arc::new(self.service(&config, service)?));
@@ -115,28 +126,19 @@ impl Compiler {
     }
 
     /// Starts what is new or changed, together; stops what is gone.
-    async fn start_upstreams(&mut self, config: &Config) {
-        let mut wanted: BTreeMap<String, Definition> = BTreeMap::new();
-        for upstream in &config.upstreams {
-            wanted.insert(upstream.name.clone(), Definition::kong(upstream));
-        }
-        for service in config.services.iter().filter(|service| service.enabled) {
-            if config.upstream(&service.host).is_none() {
-                let definition = Definition::host(&service.host, service.port);
-                wanted.insert(definition.name.clone(), definition);
-            }
-        }
+    async fn start_upstreams(&mut self, wanted: BTreeMap<String, Definition>) {
         let mut starting = Vec::new();
-        for (name, definition) in wanted.clone() {
-            let before = self.running.get(&name).map(|running| running.upstream.clone());
-            if before.as_ref().is_some_and(|before| before.definition == definition) {
+        for (name, definition) in &wanted {
+            let before = self.running.get(name).map(|running| running.upstream.clone());
+            if before.as_ref().is_some_and(|before| before.definition == *definition) {
                 continue;
             }
-            let upstream = Arc::new(Upstream::new(definition, before.as_deref()));
-            let (discovery, resolve) = (self.discovery.clone(), self.resolve);
+            let upstream = Arc::new(Upstream::new(definition.clone(), before.as_deref()));
+            let (discovery, resolve, prober) = (self.discovery.clone(), self.resolve, self.prober.clone());
             starting.push(async move {
                 let resolver = Resolver::start(upstream.clone(), &discovery, resolve).await;
-                (name, Running { upstream, _resolver: resolver })
+                let checker = Checker::start(&upstream, &prober);
+                (name.clone(), Running { upstream, _resolver: resolver, _checker: checker })
             });
         }
         for (name, running) in futures_util::future::join_all(starting).await {
@@ -156,6 +158,7 @@ impl Compiler {
         };
         Ok(ServiceEntry {
             tls: self.tls.get(&service.id).map(|(_, target)| target.clone()),
+            http2: service.protocol.is_grpc(),
             path: service.path.clone().unwrap_or_default(),
             host_header: kong.and_then(|kong| kong.host_header.clone()),
             retries: service.retries,
@@ -167,59 +170,49 @@ impl Compiler {
         })
     }
 
-    /// TLS settings of all https services; unchanged ones keep their identity and with it their connections.
+    /// TLS settings of all services that speak it; unchanged ones keep their identity and with it their connections.
     fn tls_targets(&self, config: &Config) -> Result<TlsTargets, Error> {
         let mut targets = BTreeMap::new();
         for service in config.services.iter().filter(|service| service.protocol.is_tls()) {
-            let target = match self.tls.get(&service.id) {
-                Some((before, target))
-                    if before == service
-                        && service.ca_certificates.is_empty()
-                        && service.client_certificate.is_none() =>
-                {
-                    target.clone()
-                }
-                _ => Arc::new(tls_target(config, service)?),
-            };
-            targets.insert(service.id, (service.clone(), target));
+            let spec = tls_spec(config, service);
+            let target =
+                match self.tls.get(&service.id) {
+                    Some((before, target)) if *before == spec => target.clone(),
+                    _ => Arc::new(TlsTarget::new(&spec).map_err(|source| Error::UpstreamTls {
+                        service: service.label().to_owned(),
+                        source,
+                    })?),
+                };
+            targets.insert(service.id, (spec, target));
         }
         Ok(targets)
     }
 }
 
-fn tls_target(config: &Config, service: &Service) -> Result<TlsTarget, Error> {
-    let label = || service.label().to_owned();
-    let bad =
-        |what: &'static str| move |error| Error::Pem { what, of: service.label().to_owned(), source: error };
-    let trust = match service.tls_verify {
-        Some(true) => {
-            let mut roots = Vec::new();
-            for id in &service.ca_certificates {
-                if let Some(ca) = config.ca_certificates.iter().find(|ca| ca.id == *id) {
-                    roots.push(
-                        CertificateDer::from_pem_slice(ca.cert.as_bytes()).map_err(bad("CA certificate"))?,
-                    );
-                }
-            }
-            if roots.is_empty() {
-                roots = rustls_native_certs::load_native_certs().certs;
-            }
-            Trust::Roots(roots)
+/// Every upstream services need: Kong's, and one for each other host.
+fn definitions(config: &Config) -> Result<BTreeMap<String, Definition>, Error> {
+    let mut wanted = BTreeMap::new();
+    for upstream in &config.upstreams {
+        let definition = Definition::kong(upstream)
+            .map_err(|source| Error::Upstream { upstream: upstream.name.clone(), source })?;
+        wanted.insert(upstream.name.clone(), definition);
+    }
+    for service in config.services.iter().filter(|service| service.enabled) {
+        if config.upstream(&service.host).is_none() {
+            let definition = Definition::host(&service.host, service.port);
+            wanted.insert(definition.name.clone(), definition);
         }
-        _ => Trust::Anybody,
-    };
-    let own = service.client_certificate.and_then(|id| config.certificates.iter().find(|own| own.id == id));
-    let client = match own {
-        None => None,
-        Some(own) => {
-            let chain = CertificateDer::pem_slice_iter(own.cert.as_bytes())
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(bad("client certificate"))?;
-            let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).map_err(bad("client key"))?;
-            Some((chain, key))
-        }
-    };
+    }
+    Ok(wanted)
+}
+
+fn tls_spec(config: &Config, service: &Service) -> TlsSpec {
     let kong = config.upstream(&service.host);
+    let authority =
+        |id: &Uuid| config.ca_certificates.iter().find(|ca| ca.id == *id).map(|ca| ca.cert.clone());
+    // the service's own certificate goes before the upstream's
+    let own = service.client_certificate.or_else(|| kong?.client_certificate);
+    let own = own.and_then(|id| config.certificates.iter().find(|own| own.id == id));
     let host = match kong {
         None => service.host.as_str(),
         Some(kong) => match (&kong.host_header, kong.targets.first()) {
@@ -228,5 +221,12 @@ fn tls_target(config: &Config, service: &Service) -> Result<TlsTarget, Error> {
             (None, None) => service.host.as_str(),
         },
     };
-    TlsTarget::new(host, trust, client).map_err(|source| Error::UpstreamTls { service: label(), source })
+    TlsSpec {
+        host: host.to_owned(),
+        verify: service.tls_verify == Some(true),
+        depth: service.tls_verify_depth,
+        authorities: service.ca_certificates.iter().filter_map(authority).collect(),
+        client: own.map(|own| (own.cert.clone(), own.key.clone())),
+        http2: service.protocol.is_grpc(),
+    }
 }

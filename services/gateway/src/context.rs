@@ -30,6 +30,8 @@ pub struct ClientConnection {
     pub tls: bool,
     /// The server name of the TLS handshake.
     pub sni: Option<Arc<str>>,
+    /// Whom the PROXY protocol names as the client.
+    pub proxied: Option<IpAddr>,
 }
 
 /// Sixteen random bytes as 32 lower-case hex digits: `X-Kong-Request-Id`.

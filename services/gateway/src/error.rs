@@ -74,6 +74,14 @@ pub enum Error {
         /// Why.
         source: rustls::pki_types::pem::Error,
     },
+    /// Plinth's own settings of an upstream.
+    #[error("upstream {upstream}")]
+    Upstream {
+        /// The upstream.
+        upstream: String,
+        /// What is wrong with them.
+        source: crate::upstream::extensions::BadTag,
+    },
     /// TLS settings of a service.
     #[error("TLS of service {service} cannot be set up")]
     UpstreamTls {

@@ -22,6 +22,8 @@ pub struct Listen {
     pub http2: bool,
     /// One listener for each worker with `SO_REUSEPORT`, instead of one acceptor for all.
     pub reuseport: bool,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Length of the accept queue.
     pub backlog: u32,
 }
@@ -37,9 +39,6 @@ pub enum ListenError {
         "{0:?} is not a flag of a listener: ssl, http2, reuseport, deferred, bind, backlog=N, proxy_protocol"
     )]
     Flag(String),
-    /// Known but not done here.
-    #[error("{0} is not supported")]
-    Unsupported(&'static str),
 }
 
 /// What to listen on; empty for `off`.
@@ -67,8 +66,13 @@ impl std::fmt::Display for Listens {
                 f.write_str(", ")?;
             }
             write!(f, "{}", listen.address)?;
-            for (flag, set) in [("ssl", listen.ssl), ("http2", listen.http2), ("reuseport", listen.reuseport)]
-            {
+            let flags = [
+                ("ssl", listen.ssl),
+                ("http2", listen.http2),
+                ("reuseport", listen.reuseport),
+                ("proxy_protocol", listen.proxy_protocol),
+            ];
+            for (flag, set) in flags {
                 if set {
                     write!(f, " {flag}")?;
                 }
@@ -92,7 +96,14 @@ impl FromStr for Listen {
                 address.to_socket_addrs().ok().and_then(|mut all| all.next()).ok_or_else(bad)?
             }
         };
-        let mut listen = Self { address, ssl: false, http2: false, reuseport: false, backlog: 4096 };
+        let mut listen = Self {
+            address,
+            ssl: false,
+            http2: false,
+            reuseport: false,
+            proxy_protocol: false,
+            backlog: 4096,
+        };
         for flag in words {
             match flag {
                 "ssl" => listen.ssl = true,
@@ -100,7 +111,7 @@ impl FromStr for Listen {
                 "reuseport" => listen.reuseport = true,
                 // the first is nginx's tuning of accept, the second its default for listed addresses
                 "deferred" | "bind" => {}
-                "proxy_protocol" => return Err(ListenError::Unsupported("proxy_protocol")),
+                "proxy_protocol" => listen.proxy_protocol = true,
                 other => {
                     let backlog = other.strip_prefix("backlog=").and_then(|number| number.parse().ok());
                     listen.backlog = backlog.ok_or_else(|| ListenError::Flag(other.to_owned()))?;
@@ -209,7 +220,9 @@ mod tests {
         assert!(matches!("8000".parse::<Listens>(), Err(ListenError::Address(_))));
         assert!(matches!("1.2.3.4:80 quick".parse::<Listens>(), Err(ListenError::Flag(_))));
         assert!(matches!("1.2.3.4:80 backlog=x".parse::<Listens>(), Err(ListenError::Flag(_))));
-        assert!(matches!("1.2.3.4:80 proxy_protocol".parse::<Listens>(), Err(ListenError::Unsupported(_))));
+        let behind: Listens = "1.2.3.4:80 ssl proxy_protocol".parse().unwrap();
+        assert!(behind.0[0].proxy_protocol);
+        assert_eq!(behind.to_string(), "1.2.3.4:80 ssl proxy_protocol");
     }
 
     #[test]

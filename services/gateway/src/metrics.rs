@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -54,6 +55,23 @@ pub struct WorkerStats {
     pub busy_nanos: Count,
     /// Idle upstream connections.
     pub pool_idle: Count,
+}
+
+/// A poll longer than this is counted: it held up everything else of the worker.
+const SLOW_POLL: Duration = Duration::from_millis(2);
+
+impl WorkerStats {
+    /// Runs `poll` and counts its time.
+    pub fn timed<T>(&self, poll: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let polled = poll();
+        let spent = begun.elapsed();
+        self.busy_nanos.add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
+        if spent > SLOW_POLL {
+            self.slow_polls.add(1);
+        }
+        polled
+    }
 }
 
 /// Everything the data plane and the configuration report.

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod body;
 pub mod forward;
 pub mod framing;
+pub mod grpc;
 pub mod hash;
 pub mod head;
 
@@ -43,11 +44,12 @@ pub struct Cargo {
     pub active: ActiveRequest,
 }
 
-/// Answers one request.
+/// Answers one request; `doubtful` when its bytes could be read in more than one way.
 pub async fn handle(
     worker: &Rc<Worker>,
     client: Rc<ClientConnection>,
     mut request: Request<Incoming>,
+    doubtful: bool,
 ) -> Response<ProxyBody> {
     let timing = Timing::start();
     worker.stats.requests.add(1);
@@ -55,9 +57,10 @@ pub async fn handle(
     let upgrade = asks_for_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let (head, incoming) = request.into_parts();
     let announced = head.headers.contains_key(header::CONTENT_LENGTH);
-    let body = RequestBody::incoming(incoming, announced, worker.shared.data_plane.replay_bytes);
+    let limits = &worker.shared.data_plane;
+    let body = RequestBody::incoming(incoming, announced, limits.replay_bytes).limited(limits.body_limit);
     let client_ip = if client.trusted {
-        worker.shared.data_plane.trust.client(client.peer.ip(), &head.headers)
+        worker.shared.data_plane.trust.client(client.peer.ip(), client.proxied, &head.headers)
     } else {
         client.peer.ip()
     };
@@ -82,7 +85,12 @@ pub async fn handle(
         outcome: Outcome::default(),
     };
     let cargo = Cargo { body, upgrade, active };
-    if let Some(status) = framing::refuse(&context.head) {
+    let refused = match framing::refuse(&context.head) {
+        _ if doubtful => Some(StatusCode::BAD_REQUEST),
+        None if cargo.body.announces_too_much() => Some(StatusCode::PAYLOAD_TOO_LARGE),
+        refused => refused,
+    };
+    if let Some(status) = refused {
         let mut answer = early(context, EarlyResponse::error(status, answer::message(status)), cargo);
         // whatever follows on this connection may be anything
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -138,10 +146,12 @@ fn route(context: &mut RequestContext) -> Result<(), Box<EarlyResponse>> {
         context.stripped_prefix = prefix;
     }
     match https {
-        false if entry.route.https_only() => {
+        false if entry.route.https_only() && !entry.route.is_grpc() => {
             Err(Box::new(https_required(context, entry.route.https_redirect_status_code)))
         }
-        _ => Ok(()),
+        _ => {
+            grpc::refuse(&entry.route, &context.head, https).map_or(Ok(()), |refusal| Err(Box::new(refusal)))
+        }
     }
 }
 
@@ -187,6 +197,12 @@ fn early(mut context: RequestContext, refusal: EarlyResponse, cargo: Cargo) -> R
     head.headers = headers;
     let bytes = match body {
         EarlyBody::Empty => Bytes::new(),
+        EarlyBody::Verbatim(bytes) if grpc::is_grpc(&context.head.headers) => {
+            let told = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
+            let told = told.as_ref().and_then(|told| told.get("message")?.as_str());
+            grpc::trailers_only(status, &mut head.headers, told.unwrap_or(answer::message(status)));
+            Bytes::new()
+        }
         EarlyBody::Verbatim(bytes) => bytes,
         EarlyBody::Error(message) => {
             let fallback = if raised_by_gateway { Format::Json } else { Format::Text };
@@ -198,19 +214,30 @@ fn early(mut context: RequestContext, refusal: EarlyResponse, cargo: Cargo) -> R
     context.outcome.request_body_bytes = cargo.body.received();
     let latency = context.timing.gateway();
     head.headers.insert(RESPONSE_LATENCY, milliseconds(latency));
-    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    content_length(&mut head, &bytes);
     // the answer to a HEAD keeps the length and leaves the bytes
     let content = if context.head.method == Method::HEAD { Content::Empty } else { Content::Whole(bytes) };
     finish(context, head, content, Ending { active: Some(cargo.active), ..Ending::default() })
 }
 
-/// The body of an error answer, in the format the client accepts.
+/// An answer of one piece says how long it is; a gRPC error has no body to speak of.
+fn content_length(head: &mut response::Parts, body: &Bytes) {
+    if !(body.is_empty() && grpc::is_grpc(&head.headers)) {
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+}
+
+/// The body of an error answer, in the format the client accepts; for gRPC it is told in headers.
 fn error_body(
     context: &RequestContext,
     head: &mut response::Parts,
     message: &str,
     fallback: Format,
 ) -> Bytes {
+    if grpc::is_grpc(&context.head.headers) {
+        grpc::trailers_only(head.status, &mut head.headers, message);
+        return Bytes::new();
+    }
     let format = Format::accepted(&context.head.headers, fallback);
     head.headers.insert(header::CONTENT_TYPE, format.content_type());
     format.body(message, context.request_id)

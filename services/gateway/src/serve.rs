@@ -1,5 +1,9 @@
 //! One client connection, from handshake to its last response.
 
+mod gate;
+mod proxy_protocol;
+mod scanner;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
@@ -7,23 +11,23 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::context::ClientConnection;
+use crate::metrics::WorkerStats;
 use crate::proxy;
 use crate::tick::{self, Deadline, TickTimer};
 use crate::worker::{Accepted, Worker};
+use gate::{Gate, Ledger};
 
-/// A poll longer than this is counted: it held up every other connection of the worker.
-const SLOW_POLL: Duration = Duration::from_millis(2);
 /// A draining worker closes an idle HTTP/1.1 connection only after this long: a request that is on its way to it is
 /// answered still, with `Connection: close`. HTTP/2 has GOAWAY for that.
 const IDLE_GRACE: Duration = Duration::from_millis(500);
@@ -111,7 +115,7 @@ impl Drop for Guard {
 pub async fn connection(worker: &Rc<Worker>, accepted: Accepted) {
     let guard = worker.drain.enter();
     let Accepted { socket, peer, listener } = accepted;
-    let stream = match TcpStream::from_std(socket) {
+    let mut stream = match TcpStream::from_std(socket) {
         Ok(stream) => stream,
         Err(error) => {
             tracing::warn!(%error, "cannot take over a connection");
@@ -127,10 +131,20 @@ pub async fn connection(worker: &Rc<Worker>, accepted: Accepted) {
         local_port: listener.address.port(),
         tls: false,
         sni: None,
+        proxied: None,
     };
+    if listener.listen.proxy_protocol {
+        match proxy_protocol::take(&mut stream, limit).await {
+            Ok(proxied) => client.proxied = proxied.map(|client| client.ip().to_canonical()),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "no header of the PROXY protocol");
+                return;
+            }
+        }
+    }
     let Some(tls) = &listener.tls else {
         let http2 = listener.listen.http2 && prior_knowledge(&stream, limit).await;
-        return http(worker, client, TokioIo::new(stream), http2, guard).await;
+        return http(worker, client, stream, http2, guard).await;
     };
     match tick::within(limit, tokio_rustls::TlsAcceptor::from(tls.clone()).accept(stream)).await {
         None => tracing::debug!(%peer, "TLS handshake took too long"),
@@ -140,7 +154,7 @@ pub async fn connection(worker: &Rc<Worker>, accepted: Accepted) {
             client.tls = true;
             client.sni = session.server_name().map(Arc::from);
             let http2 = session.alpn_protocol() == Some(b"h2");
-            http(worker, client, TokioIo::new(stream), http2, guard).await;
+            http(worker, client, stream, http2, guard).await;
         }
     }
 }
@@ -162,71 +176,108 @@ async fn prior_knowledge(stream: &TcpStream, limit: Duration) -> bool {
     tick::within(limit, look).await.unwrap_or(false)
 }
 
-async fn http<I>(worker: &Rc<Worker>, client: ClientConnection, io: I, http2: bool, guard: Guard)
+async fn http<S>(worker: &Rc<Worker>, client: ClientConnection, stream: S, http2: bool, guard: Guard)
 where
-    I: Read + Write + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let peer = client.peer;
+    let client = Rc::new(client);
+    let outcome = if http2 {
+        over_http2(worker, client, stream, &guard).await
+    } else {
+        over_http1(worker, client, stream, &guard).await
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%peer, %error, "connection ended badly");
+    }
+}
+
+async fn over_http1<S>(
+    worker: &Rc<Worker>,
+    client: Rc<ClientConnection>,
+    stream: S,
+    guard: &Guard,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &worker.shared.data_plane;
-    let client = Rc::new(client);
+    let ledger = Arc::new(Ledger::default());
+    let gate = Gate::new(stream, ledger.clone());
     let service = service_fn(|request: Request<Incoming>| {
-        let (worker, client) = (worker.clone(), client.clone());
+        let (worker, client, ledger) = (worker.clone(), client.clone(), ledger.clone());
         async move {
-            let mut response = proxy::handle(&worker, client, request).await;
-            let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            if !http2 && !upgraded && worker.drain.draining() {
+            let doubtful = ledger.serve();
+            let mut response = proxy::handle(&worker, client, request, doubtful).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                ledger.hand_over();
+            } else if worker.drain.draining() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
         }
     });
-    let outcome = if http2 {
-        let mut builder = http2::Builder::new(LocalExecutor);
-        builder
-            .timer(TickTimer)
-            .max_concurrent_streams(limits.h2_streams)
-            .max_header_list_size(u32::try_from(limits.request_head_bytes).unwrap_or(u32::MAX))
-            .keep_alive_interval(limits.header_timeout)
-            .adaptive_window(true);
-        let age = limits.h2_max_age.mul_f64(worker.rng.borrow_mut().f64().mul_add(0.2, 0.9));
-        let connection = builder.serve_connection(io, service);
-        drive(worker, connection, http2::Connection::graceful_shutdown, &guard, Duration::ZERO, Some(age))
-            .await
-    } else {
-        let largest = limits.request_head_bytes.max(8 * 1024);
-        let connection = http1::Builder::new()
-            .timer(TickTimer)
-            .header_read_timeout(limits.header_timeout)
-            .max_buf_size(largest)
-            // the buffer alone may hold more than its limit when much comes at once
-            .max_header_size(largest)
-            .serve_connection(io, service)
-            .with_upgrades();
-        drive(worker, connection, http1::UpgradeableConnection::graceful_shutdown, &guard, IDLE_GRACE, None)
-            .await
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(peer = %client.peer, %error, "connection ended badly");
-    }
+    let largest = limits.request_head_bytes.max(8 * 1024);
+    let connection = http1::Builder::new()
+        .timer(TickTimer)
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(largest)
+        // the buffer alone may hold more than its limit when much comes at once
+        .max_header_size(largest)
+        .serve_connection(TokioIo::new(gate), service)
+        .with_upgrades();
+    let finish = http1::UpgradeableConnection::graceful_shutdown;
+    drive(worker, connection, finish, guard, IDLE_GRACE, |_| false).await
 }
 
-/// Polls a connection to its end; tells it to finish `grace` after the worker began to drain, or when it is old enough.
+async fn over_http2<S>(
+    worker: &Rc<Worker>,
+    client: Rc<ClientConnection>,
+    stream: S,
+    guard: &Guard,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &worker.shared.data_plane;
+    let served = Cell::new(0_u64);
+    let service = service_fn(|request: Request<Incoming>| {
+        served.set(served.get() + 1);
+        let (worker, client) = (worker.clone(), client.clone());
+        async move { Ok::<_, Infallible>(proxy::handle(&worker, client, request, false).await) }
+    });
+    let mut builder = http2::Builder::new(LocalExecutor { stats: worker.stats.clone() });
+    builder
+        .timer(TickTimer)
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(u32::try_from(limits.request_head_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(limits.header_timeout)
+        .adaptive_window(true);
+    // jitter, so that what connected together does not reconnect together
+    let jitter = worker.rng.borrow_mut().f64().mul_add(0.2, 0.9);
+    let most = (limits.h2_max_requests as f64 * jitter) as u64;
+    let old = Deadline::new();
+    old.set(limits.h2_max_age.mul_f64(jitter));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let worn = || served.get() >= most.max(1);
+    let aged = |cx: &mut Context<'_>| worn() || old.poll(cx).is_ready();
+    drive(worker, connection, http2::Connection::graceful_shutdown, guard, Duration::ZERO, aged).await
+}
+
+/// Polls a connection to its end; tells it to finish `grace` after the worker began to drain, or when it has lasted long
+/// enough.
 async fn drive<C>(
     worker: &Rc<Worker>,
     connection: C,
     finish: impl Fn(Pin<&mut C>),
     guard: &Guard,
     grace: Duration,
-    age: Option<Duration>,
+    lasted: impl Fn(&mut Context<'_>) -> bool,
 ) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = pin!(connection);
-    let old = age.map(|age| {
-        let deadline = Deadline::new();
-        deadline.set(age);
-        deadline
-    });
     let mut grace_over: Option<Deadline> = None;
     let mut finishing = false;
     std::future::poll_fn(|cx| {
@@ -241,28 +292,27 @@ where
             });
             grace.is_zero() || over.poll(cx).is_ready()
         };
-        if !finishing && (drained(cx) || old.as_ref().is_some_and(|old| old.poll(cx).is_ready())) {
+        if !finishing && (drained(cx) || lasted(cx)) {
             finishing = true;
             finish(connection.as_mut());
         }
-        let begun = Instant::now();
-        let polled = connection.as_mut().poll(cx);
-        let spent = begun.elapsed();
-        worker.stats.busy_nanos.add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
-        if spent > SLOW_POLL {
-            worker.stats.slow_polls.add(1);
-        }
-        polled
+        worker.stats.timed(|| connection.as_mut().poll(cx))
     })
     .await
 }
 
-/// Runs hyper's HTTP/2 tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
+/// Runs hyper's HTTP/2 tasks on the worker's own thread, timed like everything else there.
+#[derive(Clone, Debug)]
+struct LocalExecutor {
+    stats: Arc<WorkerStats>,
+}
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        let stats = self.stats.clone();
+        tokio::task::spawn_local(async move {
+            let mut future = pin!(future);
+            std::future::poll_fn(|cx| stats.timed(|| future.as_mut().poll(cx))).await;
+        });
     }
 }

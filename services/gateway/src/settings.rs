@@ -6,8 +6,10 @@ use std::time::Duration;
 use http::HeaderName;
 use plinth_kit::settings::Reader;
 
+use crate::certificates::ClientAuth;
 use crate::client::PoolSettings;
 use crate::listen::{Listen, Listens};
+use crate::offload::OffloadSettings;
 use crate::plugins::{self, TracingSettings};
 use crate::trusted::{Network, Trust};
 use crate::upstream::resolve::ResolveSettings;
@@ -41,6 +43,8 @@ pub struct Settings {
     pub tls_cert: Option<PathBuf>,
     /// Its key.
     pub tls_key: Option<PathBuf>,
+    /// Certificates of clients of TLS proxy listeners.
+    pub client_auth: Option<ClientAuth>,
     /// Worker threads.
     pub workers: usize,
     /// Most bytes of a configuration posted to the Admin API.
@@ -51,6 +55,8 @@ pub struct Settings {
     pub data_plane: DataPlane,
     /// What plugins follow.
     pub plugins: plugins::Options,
+    /// Work taken off the workers.
+    pub offload: OffloadSettings,
 }
 
 impl Settings {
@@ -81,6 +87,7 @@ impl Settings {
             status,
             tls_cert,
             tls_key,
+            client_auth: read_client_auth(reader),
             workers: reader.get_in(
                 "workers",
                 "worker threads; by default one for each processor",
@@ -96,6 +103,7 @@ impl Settings {
             resolve: read_resolve(reader),
             data_plane: read_data_plane(reader),
             plugins: read_plugins(reader),
+            offload: read_offload(reader),
         }
     }
 }
@@ -148,12 +156,39 @@ fn read_proxy(reader: &mut Reader) -> (Vec<Listen>, Option<PathBuf>, Option<Path
     (all, cert, key)
 }
 
+/// nginx's directives, which Kong hands on as variables, mean the same.
+fn read_client_auth(reader: &mut Reader) -> Option<ClientAuth> {
+    reader.alias_env("proxy_tls_client_ca", "KONG_NGINX_PROXY_SSL_CLIENT_CERTIFICATE");
+    reader.alias_env("proxy_tls_verify_client", "KONG_NGINX_PROXY_SSL_VERIFY_CLIENT");
+    let authorities: Option<PathBuf> =
+        reader.opt("proxy_tls_client_ca", "authorities of clients' certificates on TLS proxy listeners, PEM");
+    let verify = reader.get(
+        "proxy_tls_verify_client",
+        "clients' certificates on TLS proxy listeners: off, optional (verified when shown), on (required)",
+        "off".to_owned(),
+    );
+    let required = match verify.as_str() {
+        "off" => return None,
+        "optional" => false,
+        "on" => true,
+        other => {
+            reader.fault("proxy_tls_verify_client", format!("{other:?} is none of off, optional, on"));
+            return None;
+        }
+    };
+    if authorities.is_none() {
+        reader.fault("proxy_tls_client_ca", "is missing: clients' certificates are to be verified by it");
+    }
+    authorities.map(|authorities| ClientAuth { authorities, required })
+}
+
 fn loopback(port: u16) -> Listen {
     Listen {
         address: std::net::SocketAddr::from(([127, 0, 0, 1], port)),
         ssl: false,
         http2: false,
         reuseport: false,
+        proxy_protocol: false,
         backlog: 4096,
     }
 }
@@ -249,6 +284,13 @@ fn read_data_plane(reader: &mut Reader) -> DataPlane {
             "HTTP/2 connections are renewed after",
             defaults.h2_max_age,
         ),
+        h2_max_requests: reader.get_in(
+            "client.h2_max_requests",
+            "HTTP/2 connections are renewed after about as many requests",
+            defaults.h2_max_requests,
+            1..=u64::MAX,
+        ),
+        body_limit: read_body_limit(reader, defaults.body_limit),
         trust: read_trust(reader),
     }
 }
@@ -320,6 +362,46 @@ fn read_tracing(reader: &mut Reader) -> TracingSettings {
     }
 }
 
+fn read_offload(reader: &mut Reader) -> OffloadSettings {
+    let defaults = OffloadSettings::default();
+    OffloadSettings {
+        queue: reader.get_in(
+            "offload.queue",
+            "pieces of slow work (signatures, large documents) taken off the workers at once; more are answered 503",
+            defaults.queue,
+            1..=1_000_000,
+        ),
+        threads: reader.get_in("offload.threads", "threads that do them", defaults.threads, 1..=512),
+    }
+}
+
+/// nginx writes sizes as `10m`; Kong hands its directive on as a variable.
+fn read_body_limit(reader: &mut Reader, default: u64) -> u64 {
+    const VARIABLE: &str = "KONG_NGINX_HTTP_CLIENT_MAX_BODY_SIZE";
+    let of_kong =
+        reader.env(VARIABLE).map(|text| text.trim().to_ascii_lowercase()).filter(|text| !text.is_empty());
+    let default = match of_kong {
+        None => default,
+        Some(text) => {
+            let (digits, unit) = text.split_at(text.trim_end_matches(['k', 'm', 'g']).len());
+            let unit = match unit {
+                "" => Some(1),
+                "k" => Some(1 << 10),
+                "m" => Some(1 << 20),
+                "g" => Some(1 << 30),
+                _ => None,
+            };
+            let size =
+                digits.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+            size.unwrap_or_else(|| {
+                reader.fault(VARIABLE, format!("{text:?} is not a size as nginx writes it: 0, 512k, 10m"));
+                default
+            })
+        }
+    };
+    reader.bytes("client.body_limit", "largest request body, 0 for no limit; more is answered 413", default)
+}
+
 fn read_trust(reader: &mut Reader) -> Trust {
     reader.alias_env("trusted_ips", "KONG_TRUSTED_IPS");
     reader.alias_env("real_ip_header", "KONG_REAL_IP_HEADER");
@@ -336,6 +418,7 @@ fn read_trust(reader: &mut Reader) -> Trust {
     let recursive = reader.env("KONG_REAL_IP_RECURSIVE").is_some_and(|value| value == "on");
     Trust {
         networks,
+        proxy_protocol: name == "proxy_protocol",
         header,
         recursive: reader.get("real_ip_recursive", "walk the list to the first untrusted address", recursive),
     }

@@ -49,6 +49,8 @@ pub struct ServiceEntry {
     pub service: Arc<plinth_kong::Service>,
     /// Speak TLS to it.
     pub tls: Option<Arc<crate::client::TlsTarget>>,
+    /// Speak HTTP/2 to it (gRPC).
+    pub http2: bool,
     /// Path in front of every request's path.
     pub path: String,
     /// `Host` towards it when neither the route nor a plugin says otherwise; `None` = the endpoint's own.

@@ -60,6 +60,8 @@ pub struct Trust {
     pub networks: Vec<Network>,
     /// Where they put the client's address.
     pub header: HeaderName,
+    /// The PROXY protocol says who the client is, not a header (`real_ip_header` is `proxy_protocol`).
+    pub proxy_protocol: bool,
     /// Walk the list from its end to the first address that is not trusted.
     pub recursive: bool,
 }
@@ -67,7 +69,12 @@ pub struct Trust {
 impl Default for Trust {
     /// Nobody; `X-Real-IP`.
     fn default() -> Self {
-        Self { networks: Vec::new(), header: HeaderName::from_static("x-real-ip"), recursive: false }
+        Self {
+            networks: Vec::new(),
+            header: HeaderName::from_static("x-real-ip"),
+            proxy_protocol: false,
+            recursive: false,
+        }
     }
 }
 
@@ -78,9 +85,13 @@ impl Trust {
         self.networks.iter().any(|network| network.contains(address))
     }
 
-    /// The client behind a trusted peer; the peer itself when the header says nothing usable.
+    /// The client behind a trusted peer, which named `proxied` in the PROXY protocol; the peer itself when nothing
+    /// usable is said.
     #[must_use]
-    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub fn client(&self, peer: IpAddr, proxied: Option<IpAddr>, headers: &HeaderMap) -> IpAddr {
+        if self.proxy_protocol {
+            return proxied.unwrap_or(peer);
+        }
         let mut found = None;
         let values: Vec<&str> =
             headers.get_all(&self.header).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -125,16 +136,21 @@ mod tests {
         let mut trust = Trust {
             networks: vec!["10.0.0.0/8".parse().unwrap()],
             header: HeaderName::from_static("x-forwarded-for"),
-            recursive: false,
+            ..Trust::default()
         };
         let peer: IpAddr = "10.0.0.9".parse().unwrap();
         let mut headers = HeaderMap::new();
-        assert_eq!(trust.client(peer, &headers), peer);
+        assert_eq!(trust.client(peer, None, &headers), peer);
         headers.insert("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.0.0.1".parse().unwrap());
-        assert_eq!(trust.client(peer, &headers).to_string(), "10.0.0.1");
+        assert_eq!(trust.client(peer, None, &headers).to_string(), "10.0.0.1");
         trust.recursive = true;
-        assert_eq!(trust.client(peer, &headers).to_string(), "2.2.2.2");
+        assert_eq!(trust.client(peer, None, &headers).to_string(), "2.2.2.2");
         headers.insert("x-forwarded-for", "nonsense".parse().unwrap());
-        assert_eq!(trust.client(peer, &headers), peer);
+        assert_eq!(trust.client(peer, None, &headers), peer);
+        let proxied = "3.3.3.3".parse().ok();
+        assert_eq!(trust.client(peer, proxied, &headers), peer, "not asked for");
+        trust.proxy_protocol = true;
+        assert_eq!(trust.client(peer, proxied, &headers).to_string(), "3.3.3.3");
+        assert_eq!(trust.client(peer, None, &headers), peer);
     }
 }

@@ -4,122 +4,26 @@
 //! come from fixed addresses, DNS names and the service catalog, and are replaced as a whole whenever one of these
 //! changes; live state (requests in flight, latency, health) follows an endpoint by its id.
 
+pub mod checks;
+pub mod definition;
 pub mod ejection;
+pub mod extensions;
+pub mod guard;
 pub mod resolve;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use plinth_core::balance::{
-    Address, Algorithm, Balancer, CheckLimits, LiveTable, Observation, PanicPolicy, PickContext, Set,
-};
+use plinth_core::balance::{Address, Balancer, LiveTable, Observation, PanicPolicy, PickContext, Set};
 use plinth_core::balance::{Down, Endpoint};
 
 use crate::client::Fault;
+use checks::Rules;
+pub use definition::{CatalogName, Definition, TargetSpec};
 use ejection::Ejections;
-
-/// One target as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TargetSpec {
-    /// Host name or address, IPv6 without brackets.
-    pub host: String,
-    /// Port; a catalog instance's own port wins over it.
-    pub port: u16,
-    /// Share of the traffic.
-    pub weight: u32,
-}
-
-impl TargetSpec {
-    /// The service name when the host is one of the catalog's: `[tag.]NAME.service[.DC].consul`.
-    #[must_use]
-    pub fn catalog_name(&self) -> Option<CatalogName> {
-        CatalogName::parse(&self.host)
-    }
-}
-
-/// A name of the service catalog.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CatalogName {
-    /// The service.
-    pub service: String,
-    /// Only instances with this tag.
-    pub tag: Option<String>,
-}
-
-impl CatalogName {
-    fn parse(host: &str) -> Option<Self> {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let labels: Vec<&str> = host.strip_suffix(".consul")?.split('.').collect();
-        let (front, service) = match labels.as_slice() {
-            [front @ .., service, "service"] | [front @ .., service, "service", _] => (front, *service),
-            _ => return None,
-        };
-        let tag = match front {
-            [] => None,
-            [tag] => Some((*tag).to_owned()),
-            _ => return None,
-        };
-        (!service.is_empty()).then(|| Self { service: service.to_owned(), tag })
-    }
-}
-
-/// What an upstream is made of. Equal definitions share one running [`Upstream`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Definition {
-    /// The host services name.
-    pub name: String,
-    /// Its targets.
-    pub targets: Vec<TargetSpec>,
-    /// How one is chosen.
-    pub algorithm: Algorithm,
-    /// What happens when too few are healthy.
-    pub panic: PanicPolicy,
-    /// The Kong upstream behind it; `None` for a plain host.
-    pub kong: Option<plinth_kong::Upstream>,
-}
-
-impl Definition {
-    /// A plain host of a service.
-    #[must_use]
-    pub fn host(host: &str, port: u16) -> Self {
-        let target = TargetSpec { host: host.to_owned(), port, weight: 100 };
-        let panic = if target.catalog_name().is_some() { PanicPolicy::Below(50) } else { PanicPolicy::Off };
-        Self {
-            name: format!("{host}:{port}"),
-            targets: vec![target],
-            algorithm: Algorithm::RoundRobin,
-            panic,
-            kong: None,
-        }
-    }
-
-    /// An upstream of the configuration.
-    #[must_use]
-    pub fn kong(upstream: &plinth_kong::Upstream) -> Self {
-        let targets = upstream
-            .targets
-            .iter()
-            .map(|target| {
-                let (host, port) = target.address();
-                TargetSpec { host: host.to_owned(), port, weight: target.weight }
-            })
-            .collect();
-        let algorithm = match upstream.algorithm {
-            plinth_kong::Algorithm::RoundRobin => Algorithm::RoundRobin,
-            plinth_kong::Algorithm::ConsistentHashing => Algorithm::ConsistentHash,
-            plinth_kong::Algorithm::LeastConnections => Algorithm::LeastConnections,
-            plinth_kong::Algorithm::Latency => Algorithm::PeakEwma,
-        };
-        Self {
-            name: upstream.name.clone(),
-            targets,
-            algorithm,
-            panic: PanicPolicy::Off,
-            kong: Some(upstream.clone()),
-        }
-    }
-}
+use guard::{Guard, Watched};
 
 /// What is known of one target's addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -135,8 +39,12 @@ pub struct Endpoints {
     pub balancer: Balancer,
     /// The name of each endpoint's target, for `Host`.
     pub names: Vec<Arc<str>>,
+    /// The place of each endpoint's target in the definition.
+    pub places: Vec<usize>,
     /// One for each target of the definition.
     pub targets: Vec<TargetState>,
+    /// What the guard knows of each endpoint; empty without a guard.
+    watched: Vec<Arc<Watched>>,
 }
 
 impl Endpoints {
@@ -144,6 +52,12 @@ impl Endpoints {
     #[must_use]
     pub fn unresolved(&self) -> bool {
         self.balancer.endpoints().is_empty() && self.targets.iter().any(|target| target.error.is_some())
+    }
+
+    /// The endpoints of the target at `place` of the definition.
+    pub fn of_target(&self, place: usize) -> impl Iterator<Item = &Endpoint> {
+        let all = self.balancer.endpoints().iter().zip(&self.places);
+        all.filter(move |(_, own)| **own == place).map(|(endpoint, _)| endpoint)
     }
 }
 
@@ -156,6 +70,31 @@ pub struct Picked {
     pub address: std::net::SocketAddr,
 }
 
+/// How a try ended, as far as its endpoint is concerned.
+#[derive(Clone, Copy, Debug)]
+pub enum Ended<'a> {
+    /// It answered with this status.
+    Answered(u16),
+    /// It failed and another try follows.
+    Failed(&'a Fault),
+    /// It failed and was the last.
+    GaveUp(&'a Fault),
+}
+
+/// Why the health of a target cannot be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetHealthError {
+    /// The upstream has no target of this id or address.
+    #[error("Target not found")]
+    Target,
+    /// The target has no such address.
+    #[error("Target address not found")]
+    Address,
+    /// The upstream has neither active nor passive checks: its targets count as healthy always.
+    #[error("healthchecks are off for this upstream")]
+    Off,
+}
+
 /// A running upstream.
 #[derive(Debug)]
 pub struct Upstream {
@@ -164,15 +103,8 @@ pub struct Upstream {
     live: Arc<LiveTable>,
     endpoints: ArcSwap<Endpoints>,
     ejections: Ejections,
-    passive: Option<Passive>,
-}
-
-/// Kong's passive health checks, ready to use.
-#[derive(Debug)]
-struct Passive {
-    limits: CheckLimits,
-    healthy: Vec<u16>,
-    unhealthy: Vec<u16>,
+    passive: Option<Rules>,
+    guard: Option<Arc<Guard>>,
 }
 
 impl Upstream {
@@ -188,13 +120,23 @@ impl Upstream {
             before.as_ref().map(|before| &before.balancer),
         );
         let targets = vec![TargetState::default(); definition.targets.len()];
-        let passive = definition.kong.as_ref().and_then(|kong| Passive::new(&kong.healthchecks.passive));
+        let passive = definition.kong.as_ref().and_then(|kong| Rules::passive(&kong.healthchecks.passive));
+        let guard = match previous {
+            // what it knows of the targets goes on to count, whoever still observes through the old upstream
+            Some(previous) if previous.definition.extensions == definition.extensions => {
+                previous.guard.clone()
+            }
+            _ => Guard::new(&definition.extensions).map(Arc::new),
+        };
+        let endpoints =
+            Endpoints { balancer, names: Vec::new(), places: Vec::new(), targets, watched: Vec::new() };
         Self {
             definition,
             live,
-            endpoints: ArcSwap::from_pointee(Endpoints { balancer, names: Vec::new(), targets }),
+            endpoints: ArcSwap::from_pointee(endpoints),
             ejections: Ejections::default(),
             passive,
+            guard,
         }
     }
 
@@ -204,25 +146,39 @@ impl Upstream {
         self.endpoints.load_full()
     }
 
-    /// Replaces the endpoints; those that stay keep their live state.
-    pub fn replace(&self, resolved: Vec<resolve::Resolved>, targets: Vec<TargetState>) {
+    /// Replaces the endpoints, given for each target of the definition; those that stay keep their live state.
+    pub fn replace<'a>(
+        &self,
+        resolved: impl IntoIterator<Item = &'a [resolve::Resolved]>,
+        targets: Vec<TargetState>,
+    ) {
         let before = self.endpoints.load_full();
-        let mut names = Vec::with_capacity(resolved.len());
-        let mut endpoints = Vec::with_capacity(resolved.len());
-        for one in resolved {
+        let (mut names, mut places, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, one) in
+            resolved.into_iter().enumerate().flat_map(|(place, all)| all.iter().map(move |one| (place, one)))
+        {
             let id = format!("{}|{}", one.name, one.address);
             let live = self.live.get(&id);
             live.set_down(Down::Catalog, !one.passing);
+            if !self.checked() {
+                // an upstream whose checks were switched off
+                live.reset_checks(true);
+            }
+            if self.guard.is_none() && self.definition.kong.is_some() {
+                live.set_down(Down::Ejected, false);
+            }
             endpoints.push(Endpoint::new(id, Address::Socket(one.address), one.weight, live));
-            names.push(one.name);
+            names.push(one.name.clone());
+            places.push(place);
         }
+        let watched = self.guard.as_ref().map_or_else(Vec::new, |guard| guard.watch(&endpoints));
         let balancer = Balancer::new(
             self.definition.algorithm,
             Set::new(endpoints),
             self.definition.panic,
             Some(&before.balancer),
         );
-        self.endpoints.store(Arc::new(Endpoints { balancer, names, targets }));
+        self.endpoints.store(Arc::new(Endpoints { balancer, names, places, targets, watched }));
     }
 
     /// Chooses an endpoint for a try.
@@ -232,6 +188,10 @@ impl Upstream {
             return None;
         }
         let place = endpoints.balancer.pick(context)?;
+        let place = match &self.guard {
+            None => place,
+            Some(guard) => admitted(guard, endpoints, context, place)?,
+        };
         match endpoints.balancer.endpoints().get(place)?.address {
             Address::Socket(address) => Some(Picked { place: u32::try_from(place).ok()?, address }),
             Address::Name { .. } => None,
@@ -251,62 +211,134 @@ impl Upstream {
         total > 0 && available as f64 * 100.0 / total as f64 > threshold
     }
 
-    /// A request was answered.
-    pub fn answered(&self, endpoint: &Endpoint, status: u16) {
-        self.ejections.succeeded(endpoint);
-        let Some(passive) = &self.passive else { return };
-        if passive.healthy.contains(&status) {
-            endpoint.live.observe(Observation::Success, &passive.limits);
-        } else if passive.unhealthy.contains(&status) {
-            endpoint.live.observe(Observation::HttpFailure, &passive.limits);
+    /// A try at the endpoint at `place` ended. Endpoints of the catalog that cannot be reached leave the rotation for a
+    /// while at once: the catalog needs a check interval to notice.
+    pub fn ended(&self, endpoints: &Endpoints, place: u32, ended: Ended<'_>) {
+        let place = place as usize;
+        let Some(endpoint) = endpoints.balancer.endpoints().get(place) else { return };
+        if let Some(rules) = &self.passive
+            && let Some(observation) = passive(rules, ended)
+            && let Some(healthy) = endpoint.live.observe(observation, &rules.limits)
+        {
+            let upstream = self.definition.name.as_str();
+            tracing::warn!(upstream, endpoint = %endpoint.id, healthy, "a passive check turned a target");
         }
-    }
-
-    /// A try failed. Endpoints of the catalog that cannot be reached leave the rotation for a while at once: the
-    /// catalog needs a check interval to notice.
-    pub fn failed(&self, endpoint: &Endpoint, fault: &Fault) {
-        if let Some(passive) = &self.passive {
-            let observation = if fault.is_timeout() { Observation::Timeout } else { Observation::TcpFailure };
-            endpoint.live.observe(observation, &passive.limits);
+        if let (Some(guard), Some(watched)) = (&self.guard, endpoints.watched.get(place)) {
+            guard.observe(watched, matches!(ended, Ended::Answered(status) if status < 500), Instant::now());
         }
-        if self.definition.kong.is_none() && self.definition.panic != PanicPolicy::Off {
-            self.ejections.failed(endpoint, fault, Instant::now());
+        match ended {
+            Ended::Answered(_) => self.ejections.succeeded(endpoint),
+            Ended::Failed(fault) | Ended::GaveUp(fault) => {
+                if self.definition.kong.is_none() && self.definition.panic != PanicPolicy::Off {
+                    self.ejections.failed(endpoint, fault, Instant::now());
+                }
+            }
         }
     }
 
     /// Lets endpoints back whose time has come; called about every [`ejection::SWEEP_EVERY`] on the control runtime.
     pub fn sweep(&self, now: Instant) {
         self.ejections.sweep(now);
+        if let Some(guard) = &self.guard {
+            guard.sweep(now);
+        }
     }
 
-    /// Something decides about the health of its endpoints: checks of the configuration or the catalog.
+    /// Something decides about the health of its endpoints: checks of the configuration, a guard, or the catalog.
     #[must_use]
     pub fn checks_health(&self) -> bool {
-        self.passive.is_some() || self.definition.targets.iter().any(|target| target.catalog_name().is_some())
+        self.checked()
+            || self.guard.is_some()
+            || self.definition.targets.iter().any(|target| target.catalog_name().is_some())
     }
 
-    /// Endpoints out of the rotation because they could not be reached.
+    /// Kong's checks are on, active or passive.
+    fn checked(&self) -> bool {
+        let active = |kong: &plinth_kong::Upstream| checks::active(&kong.healthchecks.active);
+        self.passive.is_some() || self.definition.kong.as_ref().is_some_and(active)
+    }
+
+    /// Sets the health of a target as `PUT /upstreams/X/targets/T/healthy` and `/unhealthy` do: all of its addresses, or
+    /// one. `target` is its id or `host:port`. Counters start over; later checks may turn it again.
+    ///
+    /// # Errors
+    /// No such target or address, or no checks that the target would be healthy or not by.
+    pub fn set_health(
+        &self,
+        target: &str,
+        address: Option<IpAddr>,
+        healthy: bool,
+    ) -> Result<(), SetHealthError> {
+        let targets = self.definition.kong.as_ref().map_or(&[][..], |kong| &kong.targets);
+        let named = |one: &plinth_kong::Target| one.target == target || one.id.to_string() == target;
+        let place = targets.iter().position(named).ok_or(SetHealthError::Target)?;
+        if !self.checked() {
+            return Err(SetHealthError::Off);
+        }
+        let endpoints = self.endpoints();
+        let wanted = |endpoint: &&Endpoint| match (address, &endpoint.address) {
+            (Some(wanted), Address::Socket(own)) => own.ip() == wanted,
+            (Some(_), Address::Name { .. }) => false,
+            (None, _) => true,
+        };
+        let mut found = 0;
+        for endpoint in endpoints.of_target(place).filter(wanted) {
+            endpoint.live.reset_checks(healthy);
+            found += 1;
+        }
+        if address.is_some() && found == 0 { Err(SetHealthError::Address) } else { Ok(()) }
+    }
+
+    /// Endpoints out of the rotation for what happened on them.
     #[must_use]
     pub fn ejected(&self) -> usize {
-        self.ejections.len()
+        self.ejections.len() + self.guard.as_ref().map_or(0, |guard| guard.out())
     }
 }
 
-impl Passive {
-    /// `None` when every counter is off.
-    fn new(check: &plinth_kong::PassiveCheck) -> Option<Self> {
-        let small = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
-        let limits = CheckLimits {
-            successes: small(check.healthy.successes),
-            http_failures: small(check.unhealthy.http_failures),
-            tcp_failures: small(check.unhealthy.tcp_failures),
-            timeouts: small(check.unhealthy.timeouts),
+/// The endpoint picked, or another one while its breaker lets no more through.
+fn admitted(
+    guard: &Guard,
+    endpoints: &Endpoints,
+    context: &mut PickContext<'_>,
+    first: usize,
+) -> Option<usize> {
+    let now = Instant::now();
+    let admits = |place: usize| endpoints.watched.get(place).is_none_or(|watched| guard.admits(watched, now));
+    if admits(first) {
+        return Some(first);
+    }
+    let mut tried = context.tried.to_vec();
+    let mut refused = first;
+    loop {
+        tried.push(u32::try_from(refused).ok()?);
+        let mut again = PickContext {
+            hash: context.hash,
+            sticky: context.sticky,
+            tried: &tried,
+            rng: &mut *context.rng,
+            now_micros: context.now_micros,
         };
-        (limits != CheckLimits::default()).then(|| Self {
-            limits,
-            healthy: check.healthy.http_statuses.clone(),
-            unhealthy: check.unhealthy.http_statuses.clone(),
-        })
+        let place = endpoints.balancer.pick(&mut again)?;
+        // nothing else is left: the balancer fell back to what was tried
+        if tried.iter().any(|tried| *tried as usize == place) {
+            return None;
+        }
+        if admits(place) {
+            return Some(place);
+        }
+        refused = place;
+    }
+}
+
+/// What passive checks make of a try, as Kong: one that is followed by another counts as a failed connection or a
+/// timeout; the last one by the status the client gets, 504 being a timeout.
+fn passive(rules: &Rules, ended: Ended<'_>) -> Option<Observation> {
+    match ended {
+        Ended::Answered(status) => rules.status(status),
+        Ended::Failed(fault) | Ended::GaveUp(fault) if fault.is_timeout() => Some(Observation::Timeout),
+        Ended::Failed(_) => Some(Observation::TcpFailure),
+        Ended::GaveUp(_) => rules.status(502),
     }
 }
 
@@ -317,76 +349,4 @@ pub fn millis(value: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn catalog_names_are_told_from_others() {
-        let parse = |host| CatalogName::parse(host).map(|name| (name.service, name.tag));
-        let plain = |name: &str| Some((name.to_owned(), None));
-        assert_eq!(parse("user-service.service.consul"), plain("user-service"));
-        assert_eq!(parse("User-Service.Service.Consul."), plain("user-service"));
-        assert_eq!(parse("user-service.service.dc1.consul"), plain("user-service"));
-        assert_eq!(
-            parse("v1.user-service.service.consul"),
-            Some(("user-service".to_owned(), Some("v1".to_owned())))
-        );
-        assert_eq!(parse("example.com"), None);
-        assert_eq!(parse("service.consul"), None);
-        assert_eq!(parse("node1.node.consul"), None);
-    }
-
-    fn resolved(name: &str, port: u16, passing: bool) -> resolve::Resolved {
-        resolve::Resolved {
-            name: name.into(),
-            address: std::net::SocketAddr::from(([127, 0, 0, 1], port)),
-            weight: 1,
-            passing,
-        }
-    }
-
-    fn picks(upstream: &Upstream, count: usize) -> Vec<u16> {
-        let endpoints = upstream.endpoints();
-        let mut rng = fastrand::Rng::with_seed(1);
-        (0..count)
-            .filter_map(|_| upstream.pick(&endpoints, &mut PickContext::new(&mut rng, 0)))
-            .map(|picked| picked.address.port())
-            .collect()
-    }
-
-    #[test]
-    fn catalog_instances_that_do_not_pass_get_nothing_while_half_pass() {
-        let upstream = Upstream::new(Definition::host("a.service.consul", 80), None);
-        upstream.replace(vec![resolved("a", 1, true), resolved("a", 2, false)], vec![TargetState::default()]);
-        assert_eq!(picks(&upstream, 4), [1, 1, 1, 1]);
-        upstream
-            .replace(vec![resolved("a", 1, false), resolved("a", 2, false)], vec![TargetState::default()]);
-        assert_eq!(picks(&upstream, 4).len(), 4, "panic: health is ignored");
-    }
-
-    #[test]
-    fn a_refused_connection_takes_a_catalog_instance_out_until_swept() {
-        let upstream = Upstream::new(Definition::host("a.service.consul", 80), None);
-        upstream.replace(vec![resolved("a", 1, true), resolved("a", 2, true)], vec![TargetState::default()]);
-        let endpoints = upstream.endpoints();
-        let refused = || Fault::Connect(std::io::ErrorKind::ConnectionRefused.into());
-        upstream.failed(&endpoints.balancer.endpoints()[0], &refused());
-        upstream.failed(&endpoints.balancer.endpoints()[0], &refused());
-        assert_eq!(picks(&upstream, 4), [2, 2, 2, 2]);
-        upstream.sweep(Instant::now() + Duration::from_secs(60));
-        assert!(picks(&upstream, 4).contains(&1));
-    }
-
-    #[test]
-    fn live_state_survives_a_change_of_endpoints_and_of_definition() {
-        let upstream = Upstream::new(Definition::host("h", 80), None);
-        upstream.replace(vec![resolved("h", 1, true)], vec![TargetState::default()]);
-        let endpoints = upstream.endpoints();
-        let running = endpoints.balancer.endpoints()[0].live.start(0);
-        let next = Upstream::new(Definition::host("h", 80), Some(&upstream));
-        next.replace(vec![resolved("h", 1, true), resolved("h", 2, true)], vec![TargetState::default()]);
-        assert_eq!(next.endpoints().balancer.endpoints()[0].live.in_flight(), 1);
-        drop(running);
-        assert_eq!(next.endpoints().balancer.endpoints()[0].live.in_flight(), 0);
-    }
-}
+mod tests;

@@ -41,6 +41,10 @@ pub struct DataPlane {
     pub h2_streams: u32,
     /// HTTP/2 connections are told to go after about this long.
     pub h2_max_age: Duration,
+    /// HTTP/2 connections are told to go after about this many requests.
+    pub h2_max_requests: u64,
+    /// Largest request body, bytes; 0 = no limit.
+    pub body_limit: u64,
     /// Whose forwarding headers are believed.
     pub trust: Trust,
 }
@@ -57,6 +61,8 @@ impl Default for DataPlane {
             replay_bytes: 64 * 1024,
             h2_streams: 128,
             h2_max_age: Duration::from_secs(3600),
+            h2_max_requests: 10_000,
+            body_limit: 0,
             trust: Trust::default(),
         }
     }

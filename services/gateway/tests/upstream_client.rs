@@ -49,6 +49,7 @@ async fn send_with(
     let endpoint = Endpoint {
         address: upstream.addr,
         tls: None,
+        name: "",
         connect_timeout: Duration::from_secs(1),
         limits: limits(),
     };
@@ -88,7 +89,7 @@ async fn whole(reply: Reply) -> Result<(Bytes, Option<http::HeaderMap>), Fault> 
             let trailers = collected.trailers().cloned();
             Ok((collected.to_bytes(), trailers))
         }
-        ReplyBody::Upgraded(_) => panic!("unexpected upgrade"),
+        ReplyBody::Upgraded(_) | ReplyBody::Http2(_) => panic!("not a body of HTTP/1.1"),
     }
 }
 
@@ -425,6 +426,7 @@ fn a_refused_connection_says_that_nothing_was_sent() {
         let endpoint = Endpoint {
             address: ([127, 0, 0, 1], address).into(),
             tls: None,
+            name: "",
             connect_timeout: Duration::from_secs(1),
             limits: limits(),
         };

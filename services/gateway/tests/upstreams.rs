@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use harness::{Client, Gateway};
+use harness::{Client, Gateway, balanced};
 use http::{Response, header};
 use http_body_util::Full;
 use plinth_testbed::chaos::{Mode, Proxy};
@@ -18,22 +18,6 @@ use plinth_testbed::upstream::Upstream;
 use plinth_testbed::{eventually, free_port, holds, http_client};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-
-/// One service at an upstream of these targets and weights, with `more` fields of the upstream.
-fn balanced(targets: &[(SocketAddr, u32)], more: Value) -> String {
-    let targets: Vec<Value> = targets
-        .iter()
-        .map(|(address, weight)| json!({"target": address.to_string(), "weight": weight}))
-        .collect();
-    let mut upstream = json!({"name": "up", "targets": targets});
-    upstream.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    json!({
-        "_format_version": "3.0",
-        "services": [{"name": "s", "host": "up", "routes": [{"name": "r", "paths": ["/"], "strip_path": false}]}],
-        "upstreams": [upstream],
-    })
-    .to_string()
-}
 
 /// Upstreams that answer with their own address.
 async fn named<const COUNT: usize>() -> [Upstream; COUNT] {

@@ -52,17 +52,7 @@ pub async fn upstream(Extract(state): Extract<State>, path: Named, query: Parame
 
 fn target(upstream: &Upstream, endpoints: &Endpoints, place: usize) -> Value {
     let Some(spec) = upstream.definition.targets.get(place) else { return Value::Null };
-    let own: Vec<&Endpoint> = endpoints
-        .balancer
-        .endpoints()
-        .iter()
-        .zip(&endpoints.names)
-        .filter(|(endpoint, name)| {
-            name.as_ref() == spec.host
-                && (spec.catalog_name().is_some() || endpoint.address.port() == spec.port)
-        })
-        .map(|(endpoint, _)| endpoint)
-        .collect();
+    let own: Vec<&Endpoint> = endpoints.of_target(place).collect();
     let checks = upstream.checks_health();
     let state = |available: bool| match (checks, available) {
         (false, _) => "HEALTHCHECKS_OFF",

@@ -38,6 +38,12 @@ pub enum Fault {
     /// The response body is not acceptable.
     #[error("bad response body: {0}")]
     BadBody(&'static str),
+    /// HTTP/2 with the upstream failed.
+    #[error("HTTP/2 failed")]
+    Http2(#[source] hyper::Error),
+    /// The request cannot be put into a form the upstream understands.
+    #[error("the request cannot be sent")]
+    Unsendable(#[source] http::Error),
     /// The client's request body broke off or was malformed.
     #[error("the client's request body broke off")]
     RequestBody(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -43,13 +43,20 @@ pub struct Pools {
     settings: PoolSettings,
     idle: RefCell<HashMap<PoolKey, Vec<Connection>, foldhash::fast::RandomState>>,
     count: Cell<usize>,
+    /// Connections shared by many requests at once.
+    pub(super) http2: super::http2::Connections,
 }
 
 impl Pools {
     /// Empty pools.
     #[must_use]
     pub fn new(settings: PoolSettings) -> Self {
-        Self { settings, idle: RefCell::default(), count: Cell::new(0) }
+        Self {
+            settings,
+            idle: RefCell::default(),
+            count: Cell::new(0),
+            http2: super::http2::Connections::default(),
+        }
     }
 
     /// The most recently used idle connection that is still open as far as the kernel has told.
@@ -95,6 +102,7 @@ impl Pools {
             !connections.is_empty()
         });
         self.count.set(left);
+        self.http2.reap(rounds);
     }
 
     /// Idle connections now.

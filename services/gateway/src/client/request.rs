@@ -51,8 +51,15 @@ pub struct RequestBody {
     kept: usize,
     keep_at_most: usize,
     received: u64,
+    /// Most bytes taken from the client.
+    limit: u64,
     ended: bool,
 }
+
+/// The client's body is larger than allowed.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("request body larger than the limit of {0} bytes")]
+pub struct BodyTooLarge(pub u64);
 
 impl std::fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -70,6 +77,7 @@ impl RequestBody {
             kept: 0,
             keep_at_most,
             received: 0,
+            limit: u64::MAX,
             ended: false,
         }
     }
@@ -95,6 +103,19 @@ impl RequestBody {
     pub fn boxed(body: UnsyncBoxBody<Bytes, BoxError>, keep_at_most: usize) -> Self {
         let coding = body.size_hint().exact().map_or(Coding::Chunked, Coding::Length);
         Self::with(Source::Boxed(body), coding, keep_at_most)
+    }
+
+    /// Lets no more than this many bytes through; 0 = any number.
+    #[must_use]
+    pub fn limited(mut self, limit: u64) -> Self {
+        self.limit = if limit == 0 { u64::MAX } else { limit };
+        self
+    }
+
+    /// It is announced to be larger than its limit.
+    #[must_use]
+    pub fn announces_too_much(&self) -> bool {
+        matches!(self.coding, Coding::Length(length) if length > self.limit)
     }
 
     /// How its length is announced.
@@ -150,6 +171,9 @@ impl RequestBody {
             },
         };
         self.remember(&piece);
+        if self.received > self.limit {
+            return Poll::Ready(Err(BodyTooLarge(self.limit).into()));
+        }
         Poll::Ready(Ok(piece))
     }
 

@@ -4,17 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use plinth_core::tls::AnyCertificate;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-
-/// Whom to trust.
-#[derive(Debug)]
-pub enum Trust {
-    /// Anybody: Kong's default (`tls_verify` unset).
-    Anybody,
-    /// These authorities.
-    Roots(Vec<CertificateDer<'static>>),
-}
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// A fault in the TLS settings of an upstream.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +19,23 @@ pub enum TlsSettingsError {
     /// rustls refused certificates or key.
     #[error("bad TLS settings")]
     Config(#[from] rustls::Error),
+    /// The authorities cannot be used.
+    #[error("bad CA certificates")]
+    Authorities(#[from] rustls::client::VerifierBuilderError),
+    /// A PEM text.
+    #[error("bad {what}")]
+    Pem {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: pem::Error,
+    },
+}
+
+impl TlsSettingsError {
+    fn pem(what: &'static str) -> impl Fn(pem::Error) -> Self {
+        move |source| Self::Pem { what, source }
+    }
 }
 
 /// How to speak TLS to a service. Connections of one target are alike, those of different targets are not.
@@ -32,45 +43,150 @@ pub enum TlsSettingsError {
 pub struct TlsTarget {
     /// Tells targets apart in the pools.
     pub id: u64,
-    /// Name sent as SNI and checked in the certificate.
+    /// Name sent as SNI and checked in the certificate when the target has none of its own.
     pub server_name: ServerName<'static>,
     /// Trust and client certificate.
     pub config: Arc<ClientConfig>,
 }
 
+/// What a [`TlsTarget`] is made of. Equal ones may share it, and with it their connections.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TlsSpec {
+    /// The service's host.
+    pub host: String,
+    /// Verify the certificate.
+    pub verify: bool,
+    /// Most certificates between the server's own and the authority's.
+    pub depth: Option<u8>,
+    /// PEM texts of the authorities; none = the system's.
+    pub authorities: Vec<String>,
+    /// PEM texts of the client certificate's chain and key.
+    pub client: Option<(String, String)>,
+    /// Speak HTTP/2.
+    pub http2: bool,
+}
+
+impl TlsSpec {
+    /// HTTP/1.1 to `host`, verified by the system's authorities or not at all.
+    #[must_use]
+    pub fn of(host: &str, verify: bool) -> Self {
+        Self {
+            host: host.to_owned(),
+            verify,
+            depth: None,
+            authorities: Vec::new(),
+            client: None,
+            http2: false,
+        }
+    }
+}
+
+impl std::fmt::Debug for TlsSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsSpec")
+            .field("host", &self.host)
+            .field("verify", &self.verify)
+            .finish_non_exhaustive()
+    }
+}
+
 impl TlsTarget {
-    /// Settings for `host`, with a client certificate if given.
+    /// Reads the certificates and sets TLS up.
     ///
     /// # Errors
     /// When host, authorities or client certificate cannot be used.
-    pub fn new(
-        host: &str,
-        trust: Trust,
-        client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-    ) -> Result<Self, TlsSettingsError> {
+    pub fn new(spec: &TlsSpec) -> Result<Self, TlsSettingsError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let server_name = ServerName::try_from(host.to_owned())
-            .map_err(|_| TlsSettingsError::ServerName(host.to_owned()))?;
+        let server_name = ServerName::try_from(spec.host.clone())
+            .map_err(|_| TlsSettingsError::ServerName(spec.host.clone()))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder =
             ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let builder = match trust {
-            Trust::Anybody => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider)))
+        let verifier: Arc<dyn ServerCertVerifier> = if spec.verify {
+            let roots = Arc::new(roots(&spec.authorities)?);
+            let inner = WebPkiServerVerifier::builder_with_provider(roots, provider).build()?;
+            match spec.depth {
+                None => inner,
+                Some(depth) => Arc::new(Shallow { inner, depth: usize::from(depth) }),
             }
-            Trust::Roots(certificates) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates {
-                    roots.add(certificate)?;
-                }
-                builder.with_root_certificates(roots)
-            }
+        } else {
+            Arc::new(AnyCertificate::new(provider))
         };
-        let mut config = match client {
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let mut config = match &spec.client {
             None => builder.with_no_client_auth(),
-            Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
+            Some((chain, key)) => {
+                let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(TlsSettingsError::pem("client certificate"))?;
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+                    .map_err(TlsSettingsError::pem("client key"))?;
+                builder.with_client_auth_cert(chain, key)?
+            }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![if spec.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), server_name, config: Arc::new(config) })
+    }
+
+    /// The name for a target.
+    #[must_use]
+    pub fn name_for(&self, target: &str) -> ServerName<'static> {
+        ServerName::try_from(target.to_owned()).unwrap_or_else(|_| self.server_name.clone())
+    }
+}
+
+fn roots(authorities: &[String]) -> Result<RootCertStore, TlsSettingsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        let read = CertificateDer::from_pem_slice(authority.as_bytes());
+        roots.add(read.map_err(TlsSettingsError::pem("CA certificate"))?)?;
+    }
+    if authorities.is_empty() {
+        // one certificate that this TLS library does not take must not spoil all others
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    Ok(roots)
+}
+
+/// Kong's `tls_verify_depth`: only so many of the certificates that a server sends along may lead to an authority.
+#[derive(Debug)]
+struct Shallow {
+    inner: Arc<WebPkiServerVerifier>,
+    depth: usize,
+}
+
+impl ServerCertVerifier for Shallow {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let few = &intermediates[..intermediates.len().min(self.depth)];
+        self.inner.verify_server_cert(end_entity, few, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }

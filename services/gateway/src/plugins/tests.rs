@@ -11,6 +11,7 @@ use super::*;
 use crate::context::{
     ClientConnection, EarlyBody, EarlyResponse, Outcome, RequestContext, RequestId, Source, Timing,
 };
+use crate::offload::{Offload, OffloadSettings};
 use crate::router::Router;
 use crate::snapshot::Snapshot;
 
@@ -33,7 +34,8 @@ impl Gateway {
     pub fn with(body: &str, options: Options) -> Gateway {
         let registry = prometheus::Registry::new();
         let control = tokio::runtime::Handle::current();
-        let env = Env { registry: registry.clone(), control, options };
+        let offload = Offload::new(control.clone(), OffloadSettings::default(), &registry).unwrap();
+        let env = Env { registry: registry.clone(), control, options, offload };
         let runtime = Runtime::new(env).unwrap();
         let loaded = load(&format!("_format_version: \"3.0\"\n{body}"), Format::Yaml);
         let config = loaded.unwrap_or_else(|faults| panic!("{faults}")).config;
@@ -57,6 +59,7 @@ impl Gateway {
                 local_port: 8000,
                 tls: false,
                 sni: None,
+                proxied: None,
             }),
             client_ip: peer.ip(),
             request_id: RequestId::new(),

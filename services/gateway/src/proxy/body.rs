@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use plinth_core::balance::InFlight;
 
+use crate::client::http2::Download;
 use crate::client::{Fault, UpstreamBody};
 use crate::context::RequestContext;
 
@@ -21,6 +22,8 @@ pub enum Content {
     Whole(Bytes),
     /// Read from the upstream.
     Upstream(Box<UpstreamBody>),
+    /// Read from an HTTP/2 upstream.
+    Http2(Box<Download>),
 }
 
 /// What happens at the end.
@@ -70,6 +73,7 @@ impl ProxyBody {
             Content::Empty => true,
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Upstream(_) => false,
+            Content::Http2(body) => body.is_end_stream(),
         };
         Self { content, sent: 0, complete, ending }
     }
@@ -77,6 +81,23 @@ impl ProxyBody {
     /// What happens at the end, to be moved elsewhere.
     pub fn ending_mut(&mut self) -> &mut Ending {
         &mut self.ending
+    }
+
+    /// Notes what passes on its way from the upstream.
+    fn passed(
+        &mut self,
+        polled: Option<Result<Frame<Bytes>, Fault>>,
+        ended: bool,
+    ) -> Option<Result<Frame<Bytes>, Fault>> {
+        match &polled {
+            Some(Ok(frame)) => {
+                self.complete = ended;
+                self.count(frame);
+            }
+            None => self.complete = true,
+            Some(Err(fault)) => tracing::debug!(error = %fault, "response body broke off"),
+        }
+        polled
     }
 
     fn count(&mut self, frame: &Frame<Bytes>) {
@@ -106,15 +127,13 @@ impl Body for ProxyBody {
             }
             Content::Upstream(upstream) => {
                 let polled = std::task::ready!(Pin::new(&mut **upstream).poll_frame(cx));
-                match &polled {
-                    Some(Ok(frame)) => {
-                        body.complete = upstream.is_end_stream();
-                        body.count(frame);
-                    }
-                    None => body.complete = true,
-                    Some(Err(fault)) => tracing::debug!(error = %fault, "response body broke off"),
-                }
-                Poll::Ready(polled)
+                let ended = upstream.is_end_stream();
+                Poll::Ready(body.passed(polled, ended))
+            }
+            Content::Http2(upstream) => {
+                let polled = std::task::ready!(Pin::new(&mut **upstream).poll_frame(cx));
+                let ended = upstream.is_end_stream();
+                Poll::Ready(body.passed(polled, ended))
             }
         }
     }
@@ -124,6 +143,7 @@ impl Body for ProxyBody {
             Content::Empty => true,
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Upstream(upstream) => upstream.is_end_stream(),
+            Content::Http2(upstream) => upstream.is_end_stream(),
         }
     }
 
@@ -132,6 +152,7 @@ impl Body for ProxyBody {
             Content::Empty => SizeHint::with_exact(0),
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Upstream(upstream) => upstream.size_hint(),
+            Content::Http2(upstream) => upstream.size_hint(),
         }
     }
 }

@@ -8,19 +8,19 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use plinth_core::balance::{InFlight, PickContext};
+use plinth_core::balance::{Endpoint as BalancedEndpoint, InFlight, PickContext};
 
 use super::body::{Content, Ending, ProxyBody};
-use super::head::UpstreamHead;
-use super::{Cargo, answer, early, error_body, finish, hash, milliseconds};
+use super::head::{UpstreamHead, split_port};
+use super::{Cargo, answer, content_length, early, error_body, finish, hash, milliseconds};
 use crate::client::{
-    self, Connection, Endpoint, Failure, Fault, Limits, Outgoing, Reply, ReplyBody, upgrade,
+    self, BodyTooLarge, Connection, Endpoint, Failure, Fault, Limits, Outgoing, Reply, ReplyBody, upgrade,
 };
 use crate::context::{EarlyResponse, RequestContext, Source, Try, TryState};
 use crate::identity;
 use crate::snapshot::{RouteEntry, ServiceEntry};
 use crate::trace::RequestSpan;
-use crate::upstream::{Endpoints, Picked};
+use crate::upstream::{Ended, Endpoints, Picked, Upstream};
 use crate::worker::Worker;
 
 /// Proxies a request that routing and plugins have let through.
@@ -71,11 +71,13 @@ impl Exchange<'_> {
         let upstream = &self.service.upstream;
         let endpoints = upstream.endpoints();
         let hash = upstream.definition.kong.as_ref().and_then(|kong| hash::key(context, kong));
+        let sticky = upstream.definition.extensions.sticky_cookie.as_deref();
+        let sticky = sticky.map(|name| hash::sticky(&context.head.headers, name));
         let mut left = self.service.retries;
         let mut last = None;
         loop {
             let now = Instant::now();
-            let Some(picked) = self.pick(&endpoints, hash, now) else {
+            let Some(picked) = self.pick(&endpoints, hash, sticky.flatten(), now) else {
                 return Err(last.map_or_else(|| Stop::Refused(nobody(&endpoints)), Stop::Failed));
             };
             let Some(endpoint) = endpoints.balancer.endpoints().get(picked.place as usize) else {
@@ -88,20 +90,25 @@ impl Exchange<'_> {
                     let now = Instant::now();
                     context.timing.upstream_head = Some(now);
                     in_flight.responded(self.worker.shared.clock.at(now));
-                    upstream.answered(endpoint, reply.status.as_u16());
+                    upstream.ended(&endpoints, picked.place, Ended::Answered(reply.status.as_u16()));
+                    if let Some(cookie) = sticky_cookie(upstream, endpoint, sticky) {
+                        context.outcome.set_cookie = Some(cookie);
+                    }
                     self.note(context, &picked, TryState::Answered, Some(reply.status));
                     return Ok((reply, in_flight));
                 }
                 Err(Failure { fault, .. }) if fault.is_clients() => return Err(Stop::Failed(fault)),
                 Err(Failure { fault, .. }) => {
                     in_flight.failed(self.worker.shared.clock.micros());
-                    upstream.failed(endpoint, &fault);
+                    let again = left > 0 && may_repeat(&fault, context) && cargo.body.rewind();
+                    let ended = if again { Ended::Failed(&fault) } else { Ended::GaveUp(&fault) };
+                    upstream.ended(&endpoints, picked.place, ended);
                     let state = if fault.is_timeout() { TryState::TimedOut } else { TryState::Failed };
                     self.note(context, &picked, state, None);
                     tracing::debug!(
                         address = %picked.address, request_id = context.request_id.as_str(), error = %fault, "try failed"
                     );
-                    if left == 0 || !may_repeat(&fault, context) || !cargo.body.rewind() {
+                    if !again {
                         return Err(Stop::Failed(fault));
                     }
                     left -= 1;
@@ -113,10 +120,17 @@ impl Exchange<'_> {
         }
     }
 
-    fn pick(&self, endpoints: &Endpoints, hash: Option<u64>, now: Instant) -> Option<Picked> {
+    fn pick(
+        &self,
+        endpoints: &Endpoints,
+        hash: Option<u64>,
+        sticky: Option<u64>,
+        now: Instant,
+    ) -> Option<Picked> {
         let mut rng = self.worker.rng.borrow_mut();
         let mut pick = PickContext::new(&mut rng, self.worker.shared.clock.at(now));
         pick.hash = hash;
+        pick.sticky = sticky;
         pick.tried = &self.tried;
         self.service.upstream.pick(endpoints, &mut pick)
     }
@@ -144,6 +158,7 @@ impl Exchange<'_> {
         let endpoint = Endpoint {
             address: picked.address,
             tls: self.service.tls.as_ref(),
+            name: self.service.host_header.as_deref().map_or(name, |host| split_port(host).0),
             connect_timeout: self.service.connect_timeout,
             limits: Limits {
                 write_timeout: self.service.write_timeout,
@@ -152,6 +167,12 @@ impl Exchange<'_> {
                 head_bytes: data_plane.response_head_bytes,
             },
         };
+        if self.service.http2 {
+            let unsendable = |error| Failure { fault: Fault::Unsendable(error), sent: false };
+            let request = head.request().map_err(unsendable)?;
+            return Box::pin(client::http2::send(&self.worker.pools, &endpoint, request, &mut cargo.body))
+                .await;
+        }
         let write_head = |out: &mut Vec<u8>| head.write(out);
         let outgoing = Outgoing { method: &context.head.method, upgrade, write_head: &write_head };
         client::send(&self.worker.pools, &endpoint, &outgoing, &mut cargo.body).await
@@ -176,11 +197,25 @@ impl Exchange<'_> {
     }
 }
 
+/// The cookie that keeps the session at its target; `None` when the client has it, or the upstream wants none.
+fn sticky_cookie(
+    upstream: &Upstream,
+    endpoint: &BalancedEndpoint,
+    sent: Option<Option<u64>>,
+) -> Option<HeaderValue> {
+    let name = upstream.definition.extensions.sticky_cookie.as_deref()?;
+    let token = endpoint.token();
+    if sent? == Some(token) {
+        return None;
+    }
+    HeaderValue::from_str(&format!("{name}={token:016x}; Path=/; SameSite=Lax; HttpOnly")).ok()
+}
+
 /// Another try is safe: nothing was sent, or the method may be sent twice. A bad answer is an answer, and not asked
 /// for again.
 fn may_repeat(fault: &Fault, context: &RequestContext) -> bool {
     match fault {
-        Fault::BadHead(_) | Fault::HeadTooLarge | Fault::BadBody(_) => false,
+        Fault::BadHead(_) | Fault::HeadTooLarge | Fault::BadBody(_) | Fault::Unsendable(_) => false,
         fault if fault.is_connect() => true,
         _ => client::repeatable(&context.head.method),
     }
@@ -200,6 +235,7 @@ fn nobody(endpoints: &Endpoints) -> EarlyResponse {
 fn failed(mut context: RequestContext, fault: &Fault, cargo: Cargo) -> Response<ProxyBody> {
     let status = match fault {
         Fault::RequestBodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Fault::RequestBody(error) if error.is::<BodyTooLarge>() => StatusCode::PAYLOAD_TOO_LARGE,
         Fault::RequestBody(_) => StatusCode::BAD_REQUEST,
         fault if fault.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_GATEWAY,
@@ -207,7 +243,7 @@ fn failed(mut context: RequestContext, fault: &Fault, cargo: Cargo) -> Response<
     let (mut head, ()) = Response::new(()).into_parts();
     head.status = status;
     let body = error_body(&context, &mut head, answer::message(status), answer::Format::Text);
-    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    content_length(&mut head, &body);
     head.headers.insert(header::SERVER, HeaderValue::from_static(identity::SERVER));
     if fault.is_clients() {
         // what is left of its body cannot be told from a next request
@@ -289,6 +325,7 @@ fn answer_with(
         ReplyBody::Empty => finish(context, head, Content::Empty, ending),
         ReplyBody::Whole(bytes) => finish(context, head, Content::Whole(bytes), ending),
         ReplyBody::Stream(body) => finish(context, head, Content::Upstream(body), ending),
+        ReplyBody::Http2(body) => finish(context, head, Content::Http2(body), ending),
         ReplyBody::Upgraded(connection) => {
             let Some(client) = cargo.upgrade else {
                 return finish(context, head, Content::Empty, ending);

@@ -1,7 +1,7 @@
 //! The key of consistent hashing, from what the upstream says to hash on.
 
-use http::HeaderValue;
 use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
 use plinth_core::balance::stable_hash;
 use plinth_kong::HashInput;
 
@@ -77,12 +77,22 @@ fn joined(mut values: Vec<&[u8]>) -> Option<u64> {
     (!values.is_empty()).then(|| stable_hash(&values.join(&b","[..])))
 }
 
+/// The place a session's cookie names.
+#[must_use]
+pub fn sticky(headers: &HeaderMap, name: &str) -> Option<u64> {
+    cookie_value(headers, name).and_then(|value| u64::from_str_radix(value, 16).ok())
+}
+
+fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get_all(header::COOKIE).iter().find_map(|line| {
+        let mut pairs = line.to_str().ok()?.split(';').filter_map(|pair| pair.trim().split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    })
+}
+
 fn cookie(context: &mut RequestContext, upstream: &plinth_kong::Upstream) -> Option<u64> {
     let name = upstream.hash_on_cookie.as_deref()?;
-    let sent = context.head.headers.get_all(header::COOKIE).iter().find_map(|line| {
-        let pairs = line.to_str().ok()?.split(';').filter_map(|pair| pair.trim().split_once('='));
-        pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| stable_hash(value.as_bytes()))
-    });
+    let sent = cookie_value(&context.head.headers, name).map(|value| stable_hash(value.as_bytes()));
     if sent.is_some() {
         return sent;
     }

@@ -2,7 +2,7 @@
 //! what passes through.
 
 use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use crate::client::{Coding, repeatable};
 use crate::context::RequestContext;
@@ -41,6 +41,37 @@ impl UpstreamHead<'_> {
         out.extend_from_slice(b"\r\n");
         self.write_connection(out);
         self.write_framing(out);
+        self.write_fields(out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The same head for HTTP/2.
+    ///
+    /// # Errors
+    /// When host, path or a header of the client's is nothing HTTP/2 could carry.
+    pub fn request(&self) -> Result<Request<()>, http::Error> {
+        let mut lines = Vec::with_capacity(1024);
+        self.write_host(&mut lines);
+        let scheme = if self.service.tls.is_some() { "https" } else { "http" };
+        let mut target = Vec::with_capacity(256);
+        self.write_target(&mut target);
+        let uri = Uri::builder().scheme(scheme).authority(&lines[..]).path_and_query(&target[..]).build()?;
+        let mut request = Request::builder().method(&self.context.head.method).uri(uri);
+        lines.clear();
+        self.write_fields(&mut lines);
+        // no value has a line end in it
+        for line in lines.split(|byte| *byte == b'\n') {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if let Some(at) = line.windows(2).position(|two| two == b": ") {
+                request = request.header(&line[..at], &line[at + 2..]);
+            }
+        }
+        request.body(())
+    }
+
+    /// All headers but those about the connection and the body's length.
+    fn write_fields(&self, out: &mut Vec<u8>) {
+        let head = &self.context.head;
         self.write_forwarded(out);
         let listed = Listed::of(&head.headers);
         for (name, value) in &head.headers {
@@ -59,7 +90,6 @@ impl UpstreamHead<'_> {
                 }
             }
         }
-        out.extend_from_slice(b"\r\n");
     }
 
     /// Path and query.

@@ -54,7 +54,7 @@ impl Ejections {
             let wait = FIRST.saturating_mul(1 << record.times.min(8)).min(LONGEST);
             record.back_at = Some(now + wait);
             record.times += 1;
-            record.live.set_down(Down::Checks, true);
+            record.live.set_down(Down::Ejected, true);
             tracing::warn!(endpoint = %endpoint.id, wait_s = wait.as_secs(), "instance cannot be reached: out of the rotation");
         }
         self.suspects.store(records.len(), Relaxed);
@@ -67,7 +67,7 @@ impl Ejections {
         }
         let mut records = self.records.lock();
         if let Some(record) = records.remove(&endpoint.id) {
-            record.live.set_down(Down::Checks, false);
+            record.live.set_down(Down::Ejected, false);
         }
         self.suspects.store(records.len(), Relaxed);
     }
@@ -84,7 +84,7 @@ impl Ejections {
             if record.back_at.is_some_and(|at| at <= now) {
                 record.back_at = None;
                 record.refusals = REFUSALS - 1;
-                record.live.set_down(Down::Checks, false);
+                record.live.set_down(Down::Ejected, false);
             }
         }
         self.suspects.store(records.len(), Relaxed);

@@ -228,7 +228,7 @@ async fn lookup(host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr
 
 /// Hands the endpoints to the upstream.
 fn publish(upstream: &Upstream, targets: &[Target]) {
-    let resolved = targets.iter().flat_map(|target| target.resolved.iter().cloned()).collect();
+    let resolved = targets.iter().map(|target| target.resolved.as_slice());
     upstream.replace(resolved, targets.iter().map(|target| target.state.clone()).collect());
 }
 
@@ -251,7 +251,7 @@ async fn follow(upstream: Arc<Upstream>, targets: Vec<Target>, settings: Resolve
     while let Some((place, target, changed)) = waiting.next().await {
         if changed {
             last[place] = (target.resolved.clone(), target.state.clone());
-            let resolved = last.iter().flat_map(|(resolved, _)| resolved.iter().cloned()).collect();
+            let resolved = last.iter().map(|(resolved, _)| resolved.as_slice());
             upstream.replace(resolved, last.iter().map(|(_, state)| state.clone()).collect());
         }
         waiting.push(wait(place, target));

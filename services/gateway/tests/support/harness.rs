@@ -16,6 +16,7 @@ use plinth_kit::settings::{Reader, Sources};
 use plinth_kit::{App, Context, ServiceSettings};
 use plinth_testbed::process::Process;
 use plinth_testbed::{eventually, holds};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -220,4 +221,20 @@ pub fn config(targets: &[SocketAddr], more: &str) -> String {
         text.push_str(&format!("  - target: {target}\n"));
     }
     text
+}
+
+/// One service at an upstream of these targets and weights, with `more` fields of the upstream.
+pub fn balanced(targets: &[(SocketAddr, u32)], more: Value) -> String {
+    let targets: Vec<Value> = targets
+        .iter()
+        .map(|(address, weight)| json!({"target": address.to_string(), "weight": weight}))
+        .collect();
+    let mut upstream = json!({"name": "up", "targets": targets});
+    upstream.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({
+        "_format_version": "3.0",
+        "services": [{"name": "s", "host": "up", "routes": [{"name": "r", "paths": ["/"], "strip_path": false}]}],
+        "upstreams": [upstream],
+    })
+    .to_string()
 }

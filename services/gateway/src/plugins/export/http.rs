@@ -15,7 +15,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::client::{TlsSettingsError, TlsTarget, Trust};
+use crate::client::{TlsSettingsError, TlsSpec, TlsTarget};
 
 /// Bytes of a receiver's answer that are read; it is not looked at.
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -56,12 +56,12 @@ pub(in crate::plugins) struct Endpoint {
 
 /// TLS without looking at the certificate: what Kong's log plugins do.
 pub(in crate::plugins) fn unverified(host: &str) -> Result<TlsTarget, TlsSettingsError> {
-    TlsTarget::new(host, Trust::Anybody, None)
+    TlsTarget::new(&TlsSpec::of(host, false))
 }
 
 /// TLS with the system's certificate authorities.
 pub(in crate::plugins) fn trusted(host: &str) -> Result<TlsTarget, TlsSettingsError> {
-    TlsTarget::new(host, Trust::Roots(rustls_native_certs::load_native_certs().certs), None)
+    TlsTarget::new(&TlsSpec::of(host, true))
 }
 
 /// `user:password@` of a URL as an Authorization header.
