@@ -6,17 +6,17 @@ use crate::process::{Failed, cargo, output, root};
 
 /// Package, workspace crates it may use, other crates it must not use. Development dependencies are free.
 const RULES: [(&str, &[&str], &[&str]); 12] = [
-    ("plinth-core", &[], &["axum", "sqlx", "lapin", "deadpool-redis", "reqwest", "prometheus"]),
-    ("plinth-kong", &[], &["tokio", "hyper", "axum", "sqlx", "lapin", "deadpool-redis"]),
-    ("plinth-events", &[], &["axum", "deadpool-redis"]),
-    ("plinth-agent", &["plinth-core"], &["sqlx", "lapin", "deadpool-redis", "jsonwebtoken"]),
-    ("plinth-kit", &["plinth-core"], &["sqlx", "lapin", "deadpool-redis"]),
+    ("plinth-core", &[], &["axum", "sqlx", "lapin", "redis", "reqwest", "prometheus"]),
+    ("plinth-kong", &[], &["tokio", "hyper", "axum", "sqlx", "lapin", "redis"]),
+    ("plinth-events", &[], &["axum", "redis"]),
+    ("plinth-agent", &["plinth-core"], &["sqlx", "lapin", "redis", "jsonwebtoken"]),
+    ("plinth-kit", &["plinth-core"], &["sqlx", "lapin", "redis"]),
     ("plinth-testbed", &[], &[]),
-    ("registry-service", SERVICE, &["deadpool-redis", "lapin"]),
-    ("config-service", SERVICE, &["deadpool-redis", "lapin"]),
-    ("health-aggregator", SERVICE, &["deadpool-redis", "lapin"]),
+    ("registry-service", SERVICE, &["redis", "lapin"]),
+    ("config-service", SERVICE, &["redis", "lapin"]),
+    ("health-aggregator", SERVICE, &["redis", "lapin"]),
     ("gateway", &["plinth-core", "plinth-kit", "plinth-events", "plinth-kong"], &["sqlx", "lapin"]),
-    ("demo-service", &["plinth-core", "plinth-kit"], &["sqlx", "lapin", "deadpool-redis"]),
+    ("demo-service", &["plinth-core", "plinth-kit"], &["sqlx", "lapin", "redis"]),
     ("xtask", &[], &[]),
 ];
 const SERVICE: &[&str] = &["plinth-core", "plinth-kit", "plinth-events"];

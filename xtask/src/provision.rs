@@ -14,6 +14,7 @@ pub struct Tools {
 const PACKAGES: [(&str, &str); 6] = [
     ("initdb", "postgresql"),
     ("redis-server", "redis-server"),
+    ("openssl", "openssl"),
     ("rabbitmq-server", "rabbitmq-server"),
     ("epmd", "erlang-base"),
     ("strace", "strace"),

@@ -1,7 +1,10 @@
 //! Constraints on the text of names, hosts, paths, tags and keys.
 
+use crate::network::Network;
 use crate::node::Node;
 use crate::pattern::Pattern;
+use crate::template::Template;
+use crate::transform::edit;
 
 type Outcome = Result<(), String>;
 
@@ -227,4 +230,48 @@ pub(crate) fn origin(node: &Node) -> Outcome {
         return Ok(());
     }
     Pattern::check(origin).map_err(|why| format!("'{origin}' is not a valid regex ({why})"))
+}
+
+/// A regular expression.
+pub(crate) fn regex(node: &Node) -> Outcome {
+    let pattern = text(node);
+    Pattern::check(pattern).map_err(|why| format!("not a valid regex: {pattern} ({why})"))
+}
+
+/// An address or a range of them.
+pub(crate) fn ip_or_cidr(node: &Node) -> Outcome {
+    let range = text(node);
+    range.parse::<Network>().map(|_| ()).map_err(|_| format!("invalid ip or cidr range: '{range}'"))
+}
+
+/// A transformer's `name:value`; the value may be empty.
+pub(crate) fn pair(node: &Node) -> Outcome {
+    let item = text(node);
+    if item.starts_with(':') || !item.contains(':') { Err(format!("invalid value: {item}")) } else { Ok(()) }
+}
+
+/// A transformer's item whose name is a header's.
+pub(crate) fn transformed_header(node: &Node) -> Outcome {
+    known_header(edit(text(node)).name)
+}
+
+/// A transformer's `old:new` of headers.
+pub(crate) fn renamed_header(node: &Node) -> Outcome {
+    let renamed = edit(text(node));
+    known_header(renamed.name)?;
+    known_header(renamed.value.trim())
+}
+
+fn known_header(name: &str) -> Outcome {
+    header_name(&Node::Str(name.to_owned())).map_err(|_| format!("'{name}' is not a valid header"))
+}
+
+/// A transformer's item whose value is a template.
+pub(crate) fn template(node: &Node) -> Outcome {
+    Template::parse(edit(text(node)).value).map(|_| ())
+}
+
+/// A template as a whole.
+pub(crate) fn whole_template(node: &Node) -> Outcome {
+    Template::parse(text(node)).map(|_| ())
 }

@@ -12,6 +12,7 @@ mod faults;
 mod format;
 mod load;
 pub mod model;
+mod network;
 mod node;
 mod path;
 mod pattern;
@@ -19,15 +20,20 @@ mod plugins;
 mod read;
 mod report;
 mod schema;
+mod template;
+mod transform;
 mod upstream_path;
 
 pub use faults::{Fault, Faults, Segment, path_text};
 pub use model::*;
+pub use network::{BadNetwork, Network};
 pub use node::{Map, Node};
 pub use path::{encode as encode_path, normalize as normalize_path};
 pub use pattern::{Captures, Pattern, literal_prefix};
 pub use plugins::supported as supported_plugins;
 pub use report::{FieldReport, Report, Support, Warning};
+pub use template::{Lookup, RenderError, Template};
+pub use transform::{Edit, edit};
 pub use upstream_path::upstream_path;
 
 /// How the text is written. Kong goes by the file's name: `.json` is JSON, everything else YAML.

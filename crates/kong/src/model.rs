@@ -13,16 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-pub use plugin::{
-    Claim, CorrelationIdConfig, CorsConfig, FileLogConfig, Generator, JwtConfig, KeyAuthConfig, LimitBy,
-    Period, Plugin, PluginConfig, Policy, PrometheusConfig, RateLimitingConfig, RedisConfig,
-    RequestTerminationConfig,
-};
-pub use plugin::{
-    Facility, HeaderType, HttpLogConfig, HttpLogMethod, Inject, OpentelemetryConfig, PhaseFlavor, Propagate,
-    Propagation, QueueConfig, Severity, SpanName, StaticTag, SyslogConfig, TcpLogConfig, TraceFormat,
-    UdpLogConfig, ZipkinConfig,
-};
+pub use plugin::*;
 pub use upstream::{
     ActiveCheck, ActiveHealthy, ActiveUnhealthy, Algorithm, CheckKind, HashInput, Healthchecks, PassiveCheck,
     PassiveHealthy, PassiveUnhealthy, Target, Upstream,

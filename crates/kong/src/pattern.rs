@@ -36,6 +36,14 @@ impl Pattern {
         Pattern::compile(&format!("^(?:{})$", translate(pattern)))
     }
 
+    /// Compiles an expression that may match anywhere.
+    ///
+    /// # Errors
+    /// The engine's complaint, one line.
+    pub fn anywhere(pattern: &str) -> Result<Pattern, String> {
+        Pattern::compile(&translate(pattern))
+    }
+
     /// Compiles an expression that may match anywhere, ignoring case.
     ///
     /// # Errors

@@ -1,10 +1,12 @@
 //! The tables of plugin configurations, and the names Kong knows.
 
 mod auth;
+mod limits;
 mod logs;
 mod queue;
 mod tracing;
 mod traffic;
+mod transform;
 
 use serde_json::Value;
 
@@ -27,10 +29,20 @@ pub(crate) struct PluginSchema {
 static PLUGINS: &[PluginSchema] = &[
     auth::JWT,
     auth::KEY_AUTH,
-    traffic::RATE_LIMITING,
+    auth::BASIC_AUTH,
+    auth::HMAC_AUTH,
+    auth::ACL,
+    limits::RATE_LIMITING,
+    limits::RESPONSE_RATELIMITING,
     traffic::CORS,
     traffic::REQUEST_TERMINATION,
     traffic::CORRELATION_ID,
+    traffic::IP_RESTRICTION,
+    traffic::BOT_DETECTION,
+    traffic::REQUEST_SIZE_LIMITING,
+    traffic::PROXY_CACHE,
+    transform::REQUEST_TRANSFORMER,
+    transform::RESPONSE_TRANSFORMER,
     logs::FILE_LOG,
     logs::PROMETHEUS,
     logs::HTTP_LOG,
@@ -43,7 +55,6 @@ static PLUGINS: &[PluginSchema] = &[
 
 /// Kong's own plugins that this gateway does not run yet.
 const NOT_YET: &[&str] = &[
-    "acl",
     "ai-prompt-decorator",
     "ai-prompt-guard",
     "ai-prompt-template",
@@ -52,21 +63,12 @@ const NOT_YET: &[&str] = &[
     "ai-response-transformer",
     "aws-lambda",
     "azure-functions",
-    "basic-auth",
-    "bot-detection",
     "datadog",
     "grpc-gateway",
     "grpc-web",
-    "hmac-auth",
-    "ip-restriction",
     "ldap-auth",
     "loggly",
-    "proxy-cache",
     "redirect",
-    "request-size-limiting",
-    "request-transformer",
-    "response-ratelimiting",
-    "response-transformer",
     "standard-webhooks",
     "statsd",
 ];

@@ -29,7 +29,7 @@ pub use body::UpstreamBody;
 pub use connection::{Connection, Limits, Pump};
 pub use error::Fault;
 pub use pool::{PoolKey, PoolSettings, Pools};
-pub use request::{BodyTooLarge, Coding, Piece, RequestBody};
+pub use request::{BodyTooLarge, Coding, Piece, RequestBody, TooLong, Ungathered};
 pub use tls::{TlsSettingsError, TlsSpec, TlsTarget};
 
 use body::{Decoding, Home};

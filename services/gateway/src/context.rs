@@ -200,6 +200,28 @@ pub struct Outcome {
     pub set_cookie: Option<HeaderValue>,
 }
 
+/// What plugins have to do with bodies. Empty for the routes none of whose plugins looks into one: their bodies are streamed.
+#[derive(Debug, Default)]
+pub struct Bodies {
+    /// The client's body, read whole before the first plugin that looks into it runs, up to
+    /// [`crate::worker::DataPlane::plugin_body_bytes`].
+    pub request: Option<Bytes>,
+    /// `request` was changed: it goes upstream instead of what the client sent ([`RequestContext::replace_body`]).
+    pub replaced: bool,
+    /// Takes the place of the answer's body; to be set in the header phase.
+    pub reply: Option<Bytes>,
+    /// Sees the answer's body as it goes to the client; to be set in the header phase.
+    pub tap: Option<Box<dyn Tap>>,
+}
+
+/// Watches an answer's body on its way to the client, without holding it up.
+pub trait Tap: std::fmt::Debug {
+    /// Bytes that went to the client.
+    fn data(&mut self, data: &Bytes);
+    /// The end; `complete` is false when the upstream or the client broke off.
+    fn end(self: Box<Self>, complete: bool);
+}
+
 /// A request on its way through the gateway.
 #[derive(Debug)]
 pub struct RequestContext {
@@ -233,6 +255,8 @@ pub struct RequestContext {
     /// Headers every answer to the client gets (they replace those of the same name), whether it comes from the
     /// upstream or the gateway. Applied before the header phase.
     pub reply_headers: HeaderMap,
+    /// Bodies, as far as plugins look into them.
+    pub bodies: Bodies,
     /// Values a plugin carries from one of its phases to another, by type.
     pub carried: http::Extensions,
     /// The clocks.
@@ -254,6 +278,12 @@ impl RequestContext {
     #[must_use]
     pub fn service(&self) -> Option<&ServiceEntry> {
         self.route()?.service.as_deref()
+    }
+
+    /// Sends this body upstream instead of the client's.
+    pub fn replace_body(&mut self, bytes: Bytes) {
+        self.bodies.request = Some(bytes);
+        self.bodies.replaced = true;
     }
 
     /// A request header as text; `None` when absent or not visible ASCII.
@@ -296,6 +326,8 @@ pub enum EarlyBody {
     Error(std::borrow::Cow<'static, str>),
     /// These bytes as they are; the content type is in the headers.
     Verbatim(Bytes),
+    /// An upstream's answer kept from before, with its headers: it counts as proxied.
+    Kept(Bytes),
 }
 
 /// An answer the gateway makes itself instead of asking the upstream.

@@ -4,21 +4,32 @@
 //! future is boxed. What outlives a configuration (counters, Redis pools, log writers, metrics) belongs to [`Runtime`].
 
 mod access_log;
+mod acl;
 mod auth;
+mod basic_auth;
+mod body;
+mod bot_detection;
 mod chain;
 mod correlation;
 mod cors;
 mod entry;
 mod export;
 mod file_log;
+mod hmac_auth;
+mod ip_restriction;
 mod jwt;
 mod key_auth;
 mod limits;
 mod metrics;
 mod opentelemetry;
+mod proxy_cache;
 mod rate_limiting;
 mod redis;
 mod remote_log;
+mod request_transformer;
+mod response_ratelimiting;
+mod response_transformer;
+mod size_limiting;
 mod spans;
 mod termination;
 mod zipkin;
@@ -29,8 +40,9 @@ use std::sync::Arc;
 use plinth_kong::{Config, Plugin, PluginConfig, Route};
 use uuid::Uuid;
 
-pub use chain::{Chain, Compiled};
+pub use chain::{BodySource, Chain, Compiled};
 use chain::{Instance, Step};
+pub use size_limiting::refusal as too_long;
 
 /// What plugins need from the process.
 #[derive(Clone, Debug)]
@@ -103,8 +115,10 @@ pub(in crate::plugins) struct Node {
 /// Plugin state that survives configuration changes. One per gateway.
 #[derive(Debug)]
 pub struct Runtime {
+    rate_limiting: rate_limiting::Shared,
     limits: Arc<limits::Limits>,
     redis: redis::Pools,
+    cache: Arc<proxy_cache::Store>,
     files: file_log::Files,
     metrics: metrics::Metrics,
     correlation: Arc<correlation::Source>,
@@ -121,14 +135,17 @@ impl Runtime {
     /// # Errors
     /// Metric names already taken in this registry.
     pub fn new(env: Env) -> Result<Runtime, prometheus::Error> {
+        let limits: Arc<limits::Limits> = Arc::default();
         let files = file_log::Files::new(&env.registry)?;
         let access_log =
             env.options.access_log.as_ref().map(|path| {
                 Arc::new(Instance::AccessLog(access_log::AccessLog::new(files.writer(path, false))))
             });
         Ok(Runtime {
-            limits: Arc::default(),
             exports: export::Exports::new(env.control.clone(), &env.registry)?,
+            rate_limiting: rate_limiting::Shared::new(Arc::clone(&limits), &env.registry)?,
+            cache: Arc::default(),
+            limits,
             redis: redis::Pools::new(env.control, &env.registry)?,
             files,
             metrics: metrics::Metrics::new(&env.registry)?,
@@ -189,9 +206,43 @@ impl Runtime {
                 Instance::RateLimiting(rate_limiting::RateLimiting::new(
                     config,
                     scope,
+                    &self.rate_limiting,
+                    &self.redis,
+                )?)
+            }
+            PluginConfig::BasicAuth(config) => {
+                Instance::BasicAuth(basic_auth::BasicAuth::new(config, directory)?)
+            }
+            PluginConfig::HmacAuth(config) => {
+                Instance::HmacAuth(hmac_auth::HmacAuth::new(config, directory)?)
+            }
+            PluginConfig::Acl(config) => Instance::Acl(acl::Acl::new(config, directory)),
+            PluginConfig::IpRestriction(config) => {
+                Instance::IpRestriction(ip_restriction::IpRestriction::new(config)?)
+            }
+            PluginConfig::BotDetection(config) => {
+                Instance::BotDetection(bot_detection::BotDetection::new(config)?)
+            }
+            PluginConfig::RequestSizeLimiting(config) => {
+                Instance::SizeLimiting(size_limiting::SizeLimiting::new(config))
+            }
+            PluginConfig::ResponseRateLimiting(config) => {
+                let scope = limits::Scope { route: plugin.route, service: plugin.service };
+                Instance::ResponseRateLimiting(response_ratelimiting::ResponseRateLimiting::new(
+                    config,
+                    scope,
                     &self.limits,
                     &self.redis,
                 )?)
+            }
+            PluginConfig::ProxyCache(config) => {
+                Instance::ProxyCache(proxy_cache::ProxyCache::new(config, &self.cache, &self.redis)?)
+            }
+            PluginConfig::RequestTransformer(config) => {
+                Instance::RequestTransformer(Box::new(request_transformer::RequestTransformer::new(config)?))
+            }
+            PluginConfig::ResponseTransformer(config) => {
+                Instance::ResponseTransformer(response_transformer::ResponseTransformer::new(config)?)
             }
             PluginConfig::Cors(config) => Instance::Cors(cors::Cors::new(config)?),
             PluginConfig::FileLog(config) => Instance::FileLog(file_log::FileLog::new(

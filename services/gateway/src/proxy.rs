@@ -19,10 +19,11 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::client::RequestBody;
 use crate::context::{
-    ClientConnection, EarlyBody, EarlyResponse, Outcome, RequestContext, RequestId, Source, Timing,
+    Bodies, ClientConnection, EarlyBody, EarlyResponse, Outcome, RequestContext, RequestId, Source, Timing,
     forwarded_https,
 };
 use crate::identity;
+use crate::plugins::{BodySource, Chain};
 use crate::router::Ask;
 use crate::worker::Worker;
 use answer::Format;
@@ -79,12 +80,13 @@ pub async fn handle(
         consumer: None,
         credential: None,
         reply_headers: HeaderMap::new(),
+        bodies: Bodies::default(),
         carried: http::Extensions::new(),
         timing,
         tries: Vec::new(),
         outcome: Outcome::default(),
     };
-    let cargo = Cargo { body, upgrade, active };
+    let mut cargo = Cargo { body, upgrade, active };
     let refused = match framing::refuse(&context.head) {
         _ if doubtful => Some(StatusCode::BAD_REQUEST),
         None if cargo.body.announces_too_much() => Some(StatusCode::PAYLOAD_TOO_LARGE),
@@ -97,13 +99,20 @@ pub async fn handle(
         return answer;
     }
     if let Err(refusal) = route(&mut context) {
-        return early(context, *refusal, cargo);
+        let answer = preflight(&mut context).unwrap_or(*refusal);
+        return early(context, answer, cargo);
     }
     let snapshot = context.snapshot.clone();
     let Some(entry) = context.route.and_then(|route| snapshot.routes.get(route)) else {
         return early(context, no_route(), cargo);
     };
-    if let Some(refusal) = entry.chain.access(&mut context).await {
+    let limits = &worker.shared.data_plane;
+    let mut source = BodySource {
+        body: &mut cargo.body,
+        limit: limits.plugin_body_bytes,
+        timeout: limits.client_body_timeout,
+    };
+    if let Some(refusal) = entry.chain.access(&mut context, &mut source).await {
         return early(context, refusal, cargo);
     }
     let Some(service) = &entry.service else {
@@ -155,6 +164,29 @@ fn route(context: &mut RequestContext) -> Result<(), Box<EarlyResponse>> {
     }
 }
 
+/// A CORS preflight that no route takes, because none has the method OPTIONS: answered by the route that has the method it asks for, where
+/// that one's cors plugin is told to (`preflight_any_method`). Kong answers 404.
+fn preflight(context: &mut RequestContext) -> Option<EarlyResponse> {
+    if context.route.is_some() || context.head.method != Method::OPTIONS {
+        return None;
+    }
+    let asked = context.head.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let method = Method::from_bytes(asked.as_bytes()).ok()?;
+    let snapshot = context.snapshot.clone();
+    let found = snapshot.router.find(&Ask {
+        method: &method,
+        path: context.head.uri.path(),
+        host: context.host(),
+        headers: &context.head.headers,
+        sni: context.client.sni.as_deref(),
+        https: forwarded_https(&context.client, &context.head.headers),
+    });
+    let route = found?.route;
+    let answer = snapshot.routes.get(route)?.chain.preflight(context)?;
+    context.route = Some(route);
+    Some(answer)
+}
+
 /// A route for https only, asked over http.
 fn https_required(context: &RequestContext, status: u16) -> EarlyResponse {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UPGRADE_REQUIRED);
@@ -195,6 +227,7 @@ fn early(mut context: RequestContext, refusal: EarlyResponse, cargo: Cargo) -> R
     let (mut head, ()) = Response::new(()).into_parts();
     head.status = status;
     head.headers = headers;
+    let kept = matches!(body, EarlyBody::Kept(_));
     let bytes = match body {
         EarlyBody::Empty => Bytes::new(),
         EarlyBody::Verbatim(bytes) if grpc::is_grpc(&context.head.headers) => {
@@ -203,18 +236,24 @@ fn early(mut context: RequestContext, refusal: EarlyResponse, cargo: Cargo) -> R
             grpc::trailers_only(status, &mut head.headers, told.unwrap_or(answer::message(status)));
             Bytes::new()
         }
-        EarlyBody::Verbatim(bytes) => bytes,
+        EarlyBody::Verbatim(bytes) | EarlyBody::Kept(bytes) => bytes,
         EarlyBody::Error(message) => {
             let fallback = if raised_by_gateway { Format::Json } else { Format::Text };
             error_body(&context, &mut head, &message, fallback)
         }
     };
-    head.headers.insert(header::SERVER, HeaderValue::from_static(identity::SERVER));
-    context.outcome.source = Source::Gateway;
     context.outcome.request_body_bytes = cargo.body.received();
-    let latency = context.timing.gateway();
-    head.headers.insert(RESPONSE_LATENCY, milliseconds(latency));
-    content_length(&mut head, &bytes);
+    if kept {
+        context.outcome.source = Source::Upstream;
+        forward::proxied_headers(&context, &mut head.headers);
+    } else {
+        context.outcome.source = Source::Gateway;
+        head.headers.insert(header::SERVER, HeaderValue::from_static(identity::SERVER));
+        head.headers.insert(RESPONSE_LATENCY, milliseconds(context.timing.gateway()));
+    }
+    if !kept || context.head.method != Method::HEAD {
+        content_length(&mut head, &bytes);
+    }
     // the answer to a HEAD keeps the length and leaves the bytes
     let content = if context.head.method == Method::HEAD { Content::Empty } else { Content::Whole(bytes) };
     finish(context, head, content, Ending { active: Some(cargo.active), ..Ending::default() })
@@ -251,7 +290,7 @@ fn milliseconds(duration: std::time::Duration) -> HeaderValue {
 fn finish(
     mut context: RequestContext,
     mut head: response::Parts,
-    content: Content,
+    mut content: Content,
     mut ending: Ending,
 ) -> Response<ProxyBody> {
     head.headers.insert(REQUEST_ID, context.request_id.header());
@@ -262,6 +301,19 @@ fn finish(
         merge(&mut head.headers, std::mem::take(&mut context.reply_headers));
     }
     chain.header(&mut context, &mut head);
+    let mut tap = context.bodies.tap.take();
+    if let Some(body) = context.bodies.reply.take() {
+        content = replaced(&context, &mut head, body);
+        tap = None;
+    } else if chain.rewrites(&context, &head.headers) {
+        // the tap sees the body as the upstream gave it
+        if let (Content::Whole(body), Some(mut tap)) = (&content, tap.take()) {
+            tap.data(body);
+            tap.end(true);
+        }
+        content = rewritten(&context, chain, &mut head, content);
+    }
+    ending.tap = tap;
     if chain.logs() {
         context.outcome.status = head.status;
         context.outcome.response_head_bytes = head_bytes(&head.headers);
@@ -271,6 +323,33 @@ fn finish(
         ending.log = Some(Box::new(context));
     }
     Response::from_parts(head, ProxyBody::new(content, ending))
+}
+
+/// Another body than the one there was.
+fn replaced(context: &RequestContext, head: &mut response::Parts, body: Bytes) -> Content {
+    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if context.head.method == Method::HEAD { Content::Empty } else { Content::Whole(body) }
+}
+
+/// Lets the plugins have the body, which is here as a whole.
+fn rewritten(
+    context: &RequestContext,
+    chain: &Chain,
+    head: &mut response::Parts,
+    content: Content,
+) -> Content {
+    match content {
+        Content::Whole(body) => match chain.body(context, head, &body) {
+            Some(new) => replaced(context, head, new),
+            None => Content::Whole(body),
+        },
+        Content::Empty if context.head.method == Method::HEAD => {
+            // that of the body before
+            head.headers.remove(header::CONTENT_LENGTH);
+            Content::Empty
+        }
+        other => other,
+    }
 }
 
 /// Replaces headers by those of `from`, all values of a name.

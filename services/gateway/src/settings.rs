@@ -273,6 +273,11 @@ fn read_data_plane(reader: &mut Reader) -> DataPlane {
             "bytes of a request body remembered for another try",
             defaults.replay_bytes as u64,
         )),
+        plugin_body_bytes: bytes(reader.bytes(
+            "plugin_body_limit",
+            "largest body held in memory for plugins that look into it",
+            defaults.plugin_body_bytes as u64,
+        )),
         h2_streams: reader.get_in(
             "client.h2_streams",
             "HTTP/2 streams of a connection",

@@ -37,6 +37,9 @@ pub struct DataPlane {
     pub handshake_timeout: Duration,
     /// Bytes of a request body remembered for another try.
     pub replay_bytes: usize,
+    /// Bytes of a body held in memory for plugins that look into it. Parsing takes about a millisecond of the worker's time for
+    /// each MiB.
+    pub plugin_body_bytes: usize,
     /// HTTP/2 streams of a connection.
     pub h2_streams: u32,
     /// HTTP/2 connections are told to go after about this long.
@@ -59,6 +62,7 @@ impl Default for DataPlane {
             client_body_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
             replay_bytes: 64 * 1024,
+            plugin_body_bytes: 1024 * 1024,
             h2_streams: 128,
             h2_max_age: Duration::from_secs(3600),
             h2_max_requests: 10_000,

@@ -7,7 +7,6 @@ use crate::schema::Literal::Str;
 use crate::schema::{Field, foreign, integer, string};
 
 const CONSUMER: Field = foreign("consumer", "consumers").required();
-const NOT_YET: &str = "checked and kept; the plugin that uses it is not supported yet";
 
 const ALGORITHMS: &[&str] = &[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384",
@@ -59,14 +58,7 @@ pub(super) const BASICAUTH: Entity = Entity {
     id_from: IdFrom::Cache(&["username"]),
     prepare: None,
     rules: None,
-    fields: &[
-        ID,
-        CONSUMER,
-        string("username").required().ignored(NOT_YET),
-        string("password").required().ignored(NOT_YET),
-        TAGS,
-        CREATED,
-    ],
+    fields: &[ID, CONSUMER, string("username").required(), string("password").required(), TAGS, CREATED],
 };
 
 pub(super) const HMACAUTH: Entity = Entity {
@@ -76,14 +68,7 @@ pub(super) const HMACAUTH: Entity = Entity {
     id_from: IdFrom::Cache(&["username"]),
     prepare: None,
     rules: None,
-    fields: &[
-        ID,
-        CONSUMER,
-        string("username").required().ignored(NOT_YET),
-        string("secret").ignored(NOT_YET),
-        TAGS,
-        CREATED,
-    ],
+    fields: &[ID, CONSUMER, string("username").required(), string("secret"), TAGS, CREATED],
 };
 
 pub(super) const ACL: Entity = Entity {
@@ -93,5 +78,5 @@ pub(super) const ACL: Entity = Entity {
     id_from: IdFrom::Cache(&["consumer", "group"]),
     prepare: None,
     rules: None,
-    fields: &[ID, CONSUMER, string("group").required().ignored(NOT_YET), TAGS, CREATED],
+    fields: &[ID, CONSUMER, string("group").required(), TAGS, CREATED],
 };

@@ -8,7 +8,9 @@ pub(super) fn advise(config: &Config, routes: Vec<Vec<Segment>>) -> Vec<Warning>
     let cors: Vec<&Plugin> = config
         .plugins
         .iter()
-        .filter(|plugin| plugin.enabled && matches!(plugin.config, PluginConfig::Cors(_)))
+        .filter(|plugin| {
+            plugin.enabled && matches!(&plugin.config, PluginConfig::Cors(cors) if !cors.preflight_any_method)
+        })
         .collect();
     config
         .routes
@@ -20,7 +22,7 @@ pub(super) fn advise(config: &Config, routes: Vec<Vec<Segment>>) -> Vec<Warning>
             Warning {
                 path,
                 message: "a CORS preflight (OPTIONS) does not match this route and gets 404, as in Kong; add OPTIONS to \
-                          its methods"
+                          its methods, or set the cors plugin's preflight_any_method"
                     .to_owned(),
             }
         })

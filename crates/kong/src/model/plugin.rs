@@ -1,7 +1,11 @@
 //! Plugins and their typed configurations.
 
+mod auth;
+mod limits;
 mod logs;
 mod tracing;
+mod traffic;
+mod transform;
 
 use std::collections::BTreeSet;
 
@@ -9,6 +13,19 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Protocol, or_default, reference, unset};
+pub use auth::{AclConfig, BasicAuthConfig, HmacAlgorithm, HmacAuthConfig};
+pub use limits::{
+    LimitBy, OnRedisFailure, Period, PeriodLimits, Policy, RateLimitingConfig, RedisConfig,
+    ResponseRateLimitingConfig, WindowType,
+};
+pub use traffic::{
+    BotDetectionConfig, CacheHeaders, CacheMemory, CacheRedis, CacheStrategy, IpRestrictionConfig,
+    ProxyCacheConfig, RequestSizeLimitingConfig, SizeUnit,
+};
+pub use transform::{
+    JsonType, RequestEdits, RequestReplacements, RequestTransformerConfig, ResponseEdits, ResponseNames,
+    ResponseTransformerConfig,
+};
 
 pub use logs::{
     Facility, HttpLogConfig, HttpLogMethod, QueueConfig, Severity, SyslogConfig, TcpLogConfig, UdpLogConfig,
@@ -42,6 +59,16 @@ pub struct Plugin {
 pub enum PluginConfig {
     Jwt(JwtConfig),
     KeyAuth(KeyAuthConfig),
+    BasicAuth(BasicAuthConfig),
+    HmacAuth(HmacAuthConfig),
+    Acl(AclConfig),
+    IpRestriction(IpRestrictionConfig),
+    BotDetection(BotDetectionConfig),
+    RequestSizeLimiting(RequestSizeLimitingConfig),
+    ResponseRateLimiting(ResponseRateLimitingConfig),
+    ProxyCache(ProxyCacheConfig),
+    RequestTransformer(RequestTransformerConfig),
+    ResponseTransformer(ResponseTransformerConfig),
     RateLimiting(RateLimitingConfig),
     Cors(CorsConfig),
     FileLog(FileLogConfig),
@@ -61,12 +88,22 @@ impl PluginConfig {
     pub fn priority(&self) -> i32 {
         match self {
             PluginConfig::CorrelationId(_) => 100_001,
+            PluginConfig::BotDetection(_) => 2500,
             PluginConfig::Cors(_) => 2000,
             PluginConfig::Jwt(_) => 1450,
             PluginConfig::KeyAuth(_) => 1250,
+            PluginConfig::BasicAuth(_) => 1100,
+            PluginConfig::HmacAuth(_) => 1030,
+            PluginConfig::IpRestriction(_) => 990,
+            PluginConfig::RequestSizeLimiting(_) => 951,
+            PluginConfig::Acl(_) => 950,
             PluginConfig::RateLimiting(_) => 910,
             PluginConfig::Zipkin(_) => 100_000,
             PluginConfig::Opentelemetry(_) => 14,
+            PluginConfig::ResponseRateLimiting(_) => 900,
+            PluginConfig::RequestTransformer(_) => 801,
+            PluginConfig::ResponseTransformer(_) => 800,
+            PluginConfig::ProxyCache(_) => 100,
             PluginConfig::Prometheus(_) => 13,
             PluginConfig::HttpLog(_) => 12,
             PluginConfig::UdpLog(_) => 8,
@@ -128,110 +165,6 @@ pub struct KeyAuthConfig {
     pub realm: Option<String>,
 }
 
-/// Window lengths, longest last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Period {
-    Second,
-    Minute,
-    Hour,
-    Day,
-    Month,
-    Year,
-}
-
-impl Period {
-    pub const ALL: [Period; 6] =
-        [Period::Second, Period::Minute, Period::Hour, Period::Day, Period::Month, Period::Year];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Period::Second => "second",
-            Period::Minute => "minute",
-            Period::Hour => "hour",
-            Period::Day => "day",
-            Period::Month => "month",
-            Period::Year => "year",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LimitBy {
-    Consumer,
-    Credential,
-    Ip,
-    Service,
-    Header,
-    Path,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Policy {
-    Local,
-    Redis,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RateLimitingConfig {
-    pub second: Option<f64>,
-    pub minute: Option<f64>,
-    pub hour: Option<f64>,
-    pub day: Option<f64>,
-    pub month: Option<f64>,
-    pub year: Option<f64>,
-    pub limit_by: LimitBy,
-    pub header_name: Option<String>,
-    pub path: Option<String>,
-    pub policy: Policy,
-    #[serde(deserialize_with = "or_default")]
-    pub fault_tolerant: bool,
-    #[serde(deserialize_with = "or_default")]
-    pub hide_client_headers: bool,
-    pub error_code: u16,
-    pub error_message: String,
-    /// Seconds; -1 counts at once.
-    pub sync_rate: Option<f64>,
-    pub redis: RedisConfig,
-}
-
-impl RateLimitingConfig {
-    /// The configured limits, shortest window first.
-    pub fn limits(&self) -> impl Iterator<Item = (Period, f64)> + '_ {
-        let values = [self.second, self.minute, self.hour, self.day, self.month, self.year];
-        Period::ALL.into_iter().zip(values).filter_map(|(period, limit)| limit.map(|limit| (period, limit)))
-    }
-}
-
-/// The password is a secret: `Debug` hides it.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub struct RedisConfig {
-    pub host: Option<String>,
-    pub port: u16,
-    /// Milliseconds; an upper bound.
-    pub timeout: u32,
-    pub username: Option<String>,
-    pub password: Option<String>,
-    #[serde(deserialize_with = "or_default")]
-    pub database: u32,
-    #[serde(deserialize_with = "or_default")]
-    pub ssl: bool,
-    #[serde(deserialize_with = "or_default")]
-    pub ssl_verify: bool,
-    pub server_name: Option<String>,
-}
-
-impl std::fmt::Debug for RedisConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisConfig")
-            .field("host", &self.host)
-            .field("port", &self.port)
-            .field("database", &self.database)
-            .finish_non_exhaustive()
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CorsConfig {
     #[serde(with = "unset")]
@@ -250,6 +183,9 @@ pub struct CorsConfig {
     pub preflight_continue: bool,
     #[serde(deserialize_with = "or_default")]
     pub private_network: bool,
+    /// Not in Kong: a preflight is answered though no route has the method OPTIONS, when one has the method it asks for.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "std::ops::Not::not")]
+    pub preflight_any_method: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

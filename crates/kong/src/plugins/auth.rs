@@ -1,13 +1,13 @@
-//! jwt and key-auth.
+//! jwt, key-auth, basic-auth, hmac-auth, acl.
 
 use super::PluginSchema;
 use crate::format;
 use crate::load::Scope;
 use crate::model::PluginConfig;
 use crate::node::{Map, Node};
-use crate::schema::Check::{Between, MinLen, With};
+use crate::schema::Check::{Between, Greater, MinLen, OneOf, With};
 use crate::schema::Literal::{Int, Str, Strs};
-use crate::schema::{Field, NO, TEXT, YES, array, boolean, integer, set, string};
+use crate::schema::{Field, NO, TEXT, YES, array, boolean, integer, number, set, string};
 
 const HEADER: Field = TEXT.check(&[With(format::header_name)]);
 const CLAIM: Field = TEXT.check(&[With(claim)]);
@@ -59,7 +59,7 @@ pub(super) const KEY_AUTH: PluginSchema = PluginSchema {
     name: "key-auth",
     per_consumer: false,
     prepare: None,
-    rules: Some(key_auth_rules),
+    rules: None,
     build: |value| serde_json::from_value(value).map(PluginConfig::KeyAuth),
     fields: &[
         array("key_names", &HEADER).or(Strs(&["apikey"])).required().check(&[MinLen(1)]),
@@ -73,8 +73,65 @@ pub(super) const KEY_AUTH: PluginSchema = PluginSchema {
     ],
 };
 
-fn key_auth_rules(config: &Map, scope: &mut Scope<'_, '_>) {
-    if config.get("key_in_body").and_then(Node::as_bool) == Some(true) {
-        scope.ignored("key_in_body", "keys are read from headers and the query only, not from bodies");
+pub(super) const BASIC_AUTH: PluginSchema = PluginSchema {
+    name: "basic-auth",
+    per_consumer: false,
+    prepare: None,
+    rules: None,
+    build: |value| serde_json::from_value(value).map(PluginConfig::BasicAuth),
+    fields: &[
+        boolean("hide_credentials").or(NO).required(),
+        string("anonymous"),
+        string("realm").or(Str("service")).required(),
+    ],
+};
+
+const HMAC: &[&str] = &["hmac-sha1", "hmac-sha256", "hmac-sha384", "hmac-sha512"];
+const HMAC_ALGORITHM: Field = TEXT.check(&[OneOf(HMAC)]);
+
+pub(super) const HMAC_AUTH: PluginSchema = PluginSchema {
+    name: "hmac-auth",
+    per_consumer: false,
+    prepare: None,
+    rules: None,
+    build: |value| serde_json::from_value(value).map(PluginConfig::HmacAuth),
+    fields: &[
+        boolean("hide_credentials").or(NO).required(),
+        number("clock_skew").or(Int(300)).required().check(&[Greater(0.0)]),
+        string("anonymous"),
+        boolean("validate_request_body").or(NO).required(),
+        array("enforce_headers", &TEXT).or(Strs(&[])),
+        array("algorithms", &HMAC_ALGORITHM).or(Strs(HMAC)),
+        string("realm"),
+    ],
+};
+
+pub(super) const ACL: PluginSchema = PluginSchema {
+    name: "acl",
+    per_consumer: false,
+    prepare: None,
+    rules: Some(acl_rules),
+    build: |value| serde_json::from_value(value).map(PluginConfig::Acl),
+    fields: &[
+        array("allow", &TEXT),
+        array("deny", &TEXT),
+        boolean("hide_groups_header").or(NO).required(),
+        boolean("always_use_authenticated_groups")
+            .or(NO)
+            .required()
+            .ignored("groups come from the file's acls only: no plugin here authenticates groups"),
+    ],
+};
+
+fn acl_rules(config: &Map, scope: &mut Scope<'_, '_>) {
+    let empty = |field: &str| config.get(field).and_then(Node::as_seq).is_none_or(<[Node]>::is_empty);
+    match (empty("allow"), empty("deny")) {
+        (true, true) => {
+            scope.entity("at least one of these fields must be non-empty: 'config.allow', 'config.deny'");
+        }
+        (false, false) => {
+            scope.entity("only one of these fields must be non-empty: 'config.allow', 'config.deny'");
+        }
+        _ => {}
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
 use super::chunked::{Decoder, Piece};
@@ -46,6 +46,26 @@ pub struct UpstreamBody {
     pub(super) home: Option<Home>,
     pub(super) read_timeout: Duration,
     pub(super) waiting: bool,
+}
+
+/// Reads a whole body, at most `limit` bytes. Trailers are left out: they would follow another body.
+///
+/// # Errors
+/// [`Fault::BodyTooLarge`], or what broke the body off; the connection is closed then.
+pub async fn gather<B>(mut body: B, limit: usize) -> Result<Bytes, Fault>
+where
+    B: Body<Data = Bytes, Error = Fault> + Unpin,
+{
+    let mut whole = BytesMut::new();
+    loop {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        let Some(frame) = frame.transpose()? else { return Ok(whole.freeze()) };
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > limit {
+            return Err(Fault::BodyTooLarge);
+        }
+        whole.extend_from_slice(&data);
+    }
 }
 
 impl UpstreamBody {

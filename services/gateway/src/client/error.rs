@@ -44,6 +44,9 @@ pub enum Fault {
     /// The request cannot be put into a form the upstream understands.
     #[error("the request cannot be sent")]
     Unsendable(#[source] http::Error),
+    /// A plugin rewrites the response's body, and it is larger than may be held in memory for that.
+    #[error("response body larger than plugins may hold in memory")]
+    BodyTooLarge,
     /// The client's request body broke off or was malformed.
     #[error("the client's request body broke off")]
     RequestBody(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -1,13 +1,17 @@
-//! The request body on its way upstream: streamed, with a bounded memory so that a failed try can be repeated.
+//! The request body on its way upstream: streamed, with a bounded memory so that a failed try can be repeated. Plugins
+//! that look into bodies have it gathered whole before.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
+
+use crate::tick;
 
 /// Any error of a body's source.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,6 +38,28 @@ pub enum Piece {
     End,
 }
 
+/// The client's body is longer than a plugin lets pass ([`RequestBody::at_most`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("request body longer than allowed")]
+pub struct TooLong;
+
+/// Why a body could not be gathered.
+#[derive(Debug, thiserror::Error)]
+pub enum Ungathered {
+    /// More bytes than may be held in memory.
+    #[error("request body larger than plugins may hold in memory")]
+    TooLarge,
+    /// More bytes than a plugin lets pass.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    /// The client sent nothing for longer than allowed.
+    #[error("the client sent nothing of its body for too long")]
+    Timeout,
+    /// It broke off or was malformed.
+    #[error("the client's request body broke off")]
+    Broken(#[source] BoxError),
+}
+
 enum Source {
     Empty,
     Incoming(Incoming),
@@ -53,6 +79,8 @@ pub struct RequestBody {
     received: u64,
     /// Most bytes taken from the client.
     limit: u64,
+    /// Most bytes the client may send.
+    most: u64,
     ended: bool,
 }
 
@@ -78,6 +106,7 @@ impl RequestBody {
             keep_at_most,
             received: 0,
             limit: u64::MAX,
+            most: u64::MAX,
             ended: false,
         }
     }
@@ -130,6 +159,79 @@ impl RequestBody {
         self.received
     }
 
+    /// From now on more bytes than this are an error of the source: [`TooLong`].
+    pub fn at_most(&mut self, most: u64) {
+        self.most = self.most.min(most);
+    }
+
+    /// Reads the whole body, at most `limit` bytes, each piece within `timeout`. It can be sent any number of times
+    /// afterwards; trailers stay with it.
+    ///
+    /// # Errors
+    /// Nothing of the body is usable then.
+    pub async fn gather(&mut self, limit: usize, timeout: Duration) -> Result<Bytes, Ungathered> {
+        let announced = match self.coding {
+            Coding::Length(length) => length,
+            Coding::None | Coding::Chunked => 0,
+        };
+        if announced > self.most {
+            return Err(Ungathered::TooLong(TooLong));
+        }
+        let announced =
+            usize::try_from(announced).ok().filter(|length| *length <= limit).ok_or(Ungathered::TooLarge)?;
+        let (mut whole, mut last) = (BytesMut::new(), Bytes::new());
+        let mut trailers = None;
+        loop {
+            let piece = tick::within(timeout, std::future::poll_fn(|cx| self.poll_piece(cx)));
+            match piece.await.ok_or(Ungathered::Timeout)? {
+                Err(error) => {
+                    return Err(match error.downcast::<TooLong>() {
+                        Ok(too_long) => Ungathered::TooLong(*too_long),
+                        Err(error) if error.is::<BodyTooLarge>() => Ungathered::TooLarge,
+                        Err(error) => Ungathered::Broken(error),
+                    });
+                }
+                Ok(Piece::End) => break,
+                Ok(Piece::Trailers(fields)) => trailers = Some(fields),
+                Ok(Piece::Data(data)) => {
+                    if whole.len() + last.len() + data.len() > limit {
+                        return Err(Ungathered::TooLarge);
+                    }
+                    // one piece, the usual case, is not copied
+                    if !last.is_empty() {
+                        whole.reserve(announced.saturating_sub(whole.len()).max(last.len()));
+                        whole.extend_from_slice(&last);
+                    }
+                    last = data;
+                }
+            }
+        }
+        if !whole.is_empty() {
+            whole.extend_from_slice(&last);
+            last = whole.freeze();
+        }
+        self.hold(last.clone(), trailers);
+        Ok(last)
+    }
+
+    /// Another body in its place; what was received stays counted.
+    pub fn replace(&mut self, bytes: Bytes) {
+        self.coding = Coding::Length(bytes.len() as u64);
+        self.hold(bytes, None);
+    }
+
+    fn hold(&mut self, bytes: Bytes, trailers: Option<HeaderMap>) {
+        if self.coding == Coding::Chunked && trailers.is_none() {
+            self.coding = Coding::Length(bytes.len() as u64);
+        }
+        self.source = Source::Empty;
+        self.ended = true;
+        self.repeat = 0;
+        self.kept = bytes.len();
+        let data = (!bytes.is_empty()).then_some(Piece::Data(bytes));
+        self.taken = Some(data.into_iter().chain(trailers.map(Piece::Trailers)).collect());
+    }
+
     /// Starts over from the first byte; false when what was taken is no longer known.
     pub fn rewind(&mut self) -> bool {
         self.repeat = 0;
@@ -174,6 +276,9 @@ impl RequestBody {
         if self.received > self.limit {
             return Poll::Ready(Err(BodyTooLarge(self.limit).into()));
         }
+        if self.received > self.most {
+            return Poll::Ready(Err(TooLong.into()));
+        }
         Poll::Ready(Ok(piece))
     }
 
@@ -190,3 +295,6 @@ impl RequestBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

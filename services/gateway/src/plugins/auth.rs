@@ -1,19 +1,21 @@
 //! What authentication plugins share: the directory of consumers and credentials, and how a request is told who it is.
 
 mod keys;
+mod passwords;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use plinth_kong::{Config, Consumer, JwtAlgorithm, JwtSecret};
+use plinth_kong::{Acl, Config, Consumer, JwtAlgorithm, JwtSecret};
 use uuid::Uuid;
 
 use crate::context::{Credential, EarlyResponse, RequestContext};
 
 pub(super) use keys::VerifyingKey;
+pub(super) use passwords::Password;
 
 const CONSUMER_ID: HeaderName = HeaderName::from_static("x-consumer-id");
 const CONSUMER_CUSTOM_ID: HeaderName = HeaderName::from_static("x-consumer-custom-id");
@@ -100,12 +102,47 @@ pub(super) struct KeyCredential {
     pub expires: Option<Instant>,
 }
 
+/// A user name's owner and password.
+#[derive(Debug)]
+pub(super) struct BasicCredential {
+    pub known: Known,
+    pub password: Password,
+}
+
+/// A user name's owner and signing secret.
+#[derive(Debug)]
+pub(super) struct HmacCredential {
+    pub known: Known,
+    /// `None`: not given in the file, so nobody can sign with it.
+    pub secret: Option<Secret>,
+}
+
+/// Bytes that `Debug` does not show.
+pub(super) struct Secret(pub Box<[u8]>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// The groups of a consumer.
+#[derive(Debug)]
+pub(super) struct Groups {
+    pub names: BTreeSet<String>,
+    /// `X-Consumer-Groups`: in the file's order.
+    pub header: Option<HeaderValue>,
+}
+
 /// Consumers and credentials of one configuration.
 pub(super) struct Directory {
     by_name: HashMap<String, Arc<Identity>>,
     /// By `secret_is_base64`.
     jwt: [Arc<Names<Arc<JwtCredential>>>; 2],
     pub keys: Arc<Names<KeyCredential>>,
+    pub basic: Arc<Names<BasicCredential>>,
+    pub hmac: Arc<Names<HmacCredential>>,
+    pub groups: Arc<HashMap<Uuid, Groups>>,
 }
 
 impl Directory {
@@ -136,7 +173,14 @@ impl Directory {
             let expires = ttl.and_then(|ttl| now.checked_add(ttl));
             Some((credential.key.as_str().into(), KeyCredential { known, expires }))
         });
-        Directory { by_name, jwt: [Arc::new(plain), Arc::new(decoded)], keys: Arc::new(keys.collect()) }
+        Directory {
+            jwt: [Arc::new(plain), Arc::new(decoded)],
+            keys: Arc::new(keys.collect()),
+            basic: Arc::new(basic_credentials(config, &by_id)),
+            hmac: Arc::new(hmac_credentials(config, &by_id)),
+            groups: Arc::new(groups(&config.acls)),
+            by_name,
+        }
     }
 
     pub fn jwt(&self, secret_is_base64: bool) -> Arc<Names<Arc<JwtCredential>>> {
@@ -152,6 +196,49 @@ impl Directory {
             }
         }
     }
+}
+
+fn basic_credentials(config: &Config, consumers: &HashMap<Uuid, Arc<Identity>>) -> Names<BasicCredential> {
+    let known = config.basicauth_credentials.iter().filter_map(|credential| {
+        let identity = Arc::clone(consumers.get(&credential.consumer)?);
+        let password = if config.transform {
+            Password::hash(&credential.password, &identity.id)
+        } else {
+            Password::hashed(&credential.password, identity.id.clone())
+        };
+        let Some(password) = password else {
+            tracing::warn!(
+                username = credential.username,
+                "basic-auth: the password is no SHA-1 hash though the file says _transform: false; it fits nothing"
+            );
+            return None;
+        };
+        let known = Known::new(identity, credential.id, &credential.username);
+        Some((credential.username.as_str().into(), BasicCredential { known, password }))
+    });
+    known.collect()
+}
+
+fn hmac_credentials(config: &Config, consumers: &HashMap<Uuid, Arc<Identity>>) -> Names<HmacCredential> {
+    let known = config.hmacauth_credentials.iter().filter_map(|credential| {
+        let identity = Arc::clone(consumers.get(&credential.consumer)?);
+        let known = Known::new(identity, credential.id, &credential.username);
+        let secret = credential.secret.as_ref().map(|secret| Secret(secret.as_bytes().into()));
+        Some((credential.username.as_str().into(), HmacCredential { known, secret }))
+    });
+    known.collect()
+}
+
+fn groups(acls: &[Acl]) -> HashMap<Uuid, Groups> {
+    let mut lists: HashMap<Uuid, Vec<&str>> = HashMap::new();
+    for acl in acls {
+        lists.entry(acl.consumer).or_default().push(&acl.group);
+    }
+    let made = lists.into_iter().map(|(consumer, list)| {
+        let header = HeaderValue::from_bytes(list.join(", ").as_bytes()).ok();
+        (consumer, Groups { names: list.into_iter().map(str::to_owned).collect(), header })
+    });
+    made.collect()
 }
 
 fn jwt_credentials(

@@ -41,6 +41,7 @@ pub(super) struct Cors {
     credentials: bool,
     private_network: bool,
     preflight_continue: bool,
+    any_method: bool,
 }
 
 /// A preflight was answered: its headers are complete.
@@ -69,7 +70,13 @@ impl Cors {
             credentials: config.credentials,
             private_network: config.private_network,
             preflight_continue: config.preflight_continue,
+            any_method: config.preflight_any_method,
         })
+    }
+
+    /// Preflights are answered though no route has the method OPTIONS.
+    pub fn answers_any_method(&self) -> bool {
+        self.any_method
     }
 
     /// Answers preflights, before any authentication.

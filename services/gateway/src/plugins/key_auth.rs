@@ -1,4 +1,4 @@
-//! key-auth: who is asking, by an API key in a header or the query.
+//! key-auth: who is asking, by an API key in a header, the query or the body.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use plinth_kong::KeyAuthConfig;
 
 use super::auth::{Directory, Fallback, KeyCredential, Names, query_values};
+use super::body::{Field, Kind, Parsed};
 use crate::context::{EarlyResponse, RequestContext};
 
 #[derive(Debug)]
@@ -35,8 +36,21 @@ impl KeyAuth {
         })
     }
 
+    pub fn looks_into_bodies(&self) -> bool {
+        self.config.key_in_body
+    }
+
+    /// Only bodies of kinds that can hold a key.
+    pub fn wants_body(&self, ctx: &RequestContext) -> bool {
+        self.config.key_in_body && !self.skips(ctx) && Kind::of(&ctx.head.headers).is_some()
+    }
+
+    fn skips(&self, ctx: &RequestContext) -> bool {
+        (!self.config.run_on_preflight && ctx.head.method == Method::OPTIONS) || self.fallback.skips(ctx)
+    }
+
     pub fn access(&self, ctx: &mut RequestContext) -> Option<EarlyResponse> {
-        if (!self.config.run_on_preflight && ctx.head.method == Method::OPTIONS) || self.fallback.skips(ctx) {
+        if self.skips(ctx) {
             return None;
         }
         let refusal = match self.key(ctx) {
@@ -56,8 +70,9 @@ impl KeyAuth {
         })
     }
 
-    /// The first name that carries a key decides; header before query.
+    /// The first name that carries a key decides; header before query before body.
     fn key(&self, ctx: &mut RequestContext) -> Result<Option<String>, &'static str> {
+        let mut body: Option<Parsed> = None;
         for (header, name) in &self.names {
             let mut values: Vec<String> = Vec::new();
             if self.config.key_in_header {
@@ -69,15 +84,31 @@ impl KeyAuth {
                 values =
                     ctx.head.uri.query().map(|query| query_values(query, name).collect()).unwrap_or_default();
             }
-            let Some(key) = values.first() else { continue };
+            if self.config.key_in_body
+                && body.is_none()
+                && (values.is_empty() || self.config.hide_credentials)
+            {
+                body = ctx.bodies.request.as_ref().and_then(|body| Parsed::of(&ctx.head.headers, body));
+            }
+            if values.is_empty() {
+                match body.as_ref().map_or(Field::Absent, |body| body.field(name)) {
+                    Field::Absent => continue,
+                    Field::Several => return Err("Duplicate API key found"),
+                    Field::Text(key) => values.push(key),
+                }
+            }
             if values.len() > 1 {
                 return Err("Duplicate API key found");
             }
-            let key = key.clone();
             if self.config.hide_credentials {
                 hide(ctx, header, name);
+                if body.as_mut().is_some_and(|body| body.remove(name))
+                    && let Some(body) = &body
+                {
+                    ctx.replace_body(body.bytes());
+                }
             }
-            return Ok(Some(key).filter(|key| !key.is_empty()));
+            return Ok(values.pop().filter(|key| !key.is_empty()));
         }
         Ok(None)
     }

@@ -1,6 +1,8 @@
 //! Counters of the local policy, shared by all workers, and the windows they count in.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -46,6 +48,17 @@ impl Window {
             _ => now - now % length,
         };
         Window { start, length }
+    }
+
+    /// The window before this one.
+    pub fn before(&self, period: Period) -> Window {
+        Window::of(period, UNIX_EPOCH + Duration::from_secs(self.start.saturating_sub(1)))
+    }
+
+    /// The part of the window before that still lies within one length from `now`: 1 at this window's start, 0 at its end.
+    pub fn weight_of_before(&self, now: SystemTime) -> f64 {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() - self.start as f64;
+        (1.0 - since / self.length as f64).clamp(0.0, 1.0)
     }
 
     /// Seconds until the window ends, at least one.
@@ -94,6 +107,13 @@ pub(super) struct Limit {
     pub most: u64,
 }
 
+impl Limit {
+    /// Used < 2.5 admits three requests, so a fraction rounds up.
+    pub fn new(period: Period, most: f64) -> Limit {
+        Limit { period, most: most.ceil() as u64 }
+    }
+}
+
 /// Requests counted before this one, in each of the plugin's periods.
 pub(super) type Usage = [u64; 6];
 
@@ -101,7 +121,23 @@ pub(super) type Usage = [u64; 6];
 struct Count {
     window: u64,
     used: u64,
+    /// Used in the window before.
+    before: u64,
     end: u64,
+}
+
+impl Count {
+    /// Opens the window of `now`; a clock set back a little does not open an old one again.
+    fn turn(&mut self, period: Period, now: SystemTime) -> Window {
+        let window = Window::of(period, now);
+        if self.window < window.start || self.window > window.start + window.length {
+            let follows = self.used > 0 && self.window == window.before(period).start;
+            let before = if follows { self.used } else { 0 };
+            // Sliding windows look back one length.
+            *self = Count { window: window.start, used: 0, before, end: window.start + 2 * window.length };
+        }
+        window
+    }
 }
 
 /// The counters of one scope and identifier. A mutex, not atomics: a request has to be within all its limits before it counts in any, and
@@ -109,10 +145,53 @@ struct Count {
 type Counters = Mutex<[Count; 6]>;
 type Shard = RwLock<HashMap<Key, Arc<Counters>, RandomState>>;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Key {
     scope: Scope,
     who: Box<str>,
+}
+
+/// A key owned or borrowed, so that looking a counter up copies nothing.
+trait Named {
+    fn parts(&self) -> (Scope, &str);
+}
+
+impl Named for Key {
+    fn parts(&self) -> (Scope, &str) {
+        (self.scope, &self.who)
+    }
+}
+
+impl Named for (Scope, &str) {
+    fn parts(&self) -> (Scope, &str) {
+        *self
+    }
+}
+
+impl Hash for dyn Named + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl PartialEq for dyn Named + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn Named + '_ {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl<'k> Borrow<dyn Named + 'k> for Key {
+    fn borrow(&self) -> &(dyn Named + 'k) {
+        self
+    }
 }
 
 /// Every local counter of the gateway.
@@ -132,20 +211,19 @@ impl Default for Limits {
 
 impl Limits {
     /// Counts a request unless one of its limits is used up; gives what was used before it.
-    pub fn take(&self, scope: Scope, who: &str, limits: &[Limit], now: SystemTime) -> Usage {
+    pub fn take(&self, scope: Scope, who: &str, limits: &[Limit], sliding: bool, now: SystemTime) -> Usage {
         let counters = self.counters(scope, who, now);
         let mut counts = counters.lock();
         let mut usage = Usage::default();
         let mut within = true;
         for limit in limits {
-            let window = Window::of(limit.period, now);
             let at = limit.period as usize;
-            // A clock set back a little must not open an old window again.
-            if counts[at].window < window.start || counts[at].window > window.start + window.length {
-                counts[at] = Count { window: window.start, used: 0, end: window.start + window.length };
-            }
+            let window = counts[at].turn(limit.period, now);
             usage[at] = counts[at].used;
-            within &= counts[at].used < limit.most;
+            if sliding && counts[at].before > 0 {
+                usage[at] += (counts[at].before as f64 * window.weight_of_before(now)) as u64;
+            }
+            within &= usage[at] < limit.most;
         }
         if within {
             for limit in limits {
@@ -155,13 +233,37 @@ impl Limits {
         usage
     }
 
+    /// What was used so far in each of the periods.
+    pub fn used(&self, scope: Scope, who: &str, periods: &[Limit], now: SystemTime) -> Usage {
+        let counters = self.counters(scope, who, now);
+        let mut counts = counters.lock();
+        let mut usage = Usage::default();
+        for limit in periods {
+            counts[limit.period as usize].turn(limit.period, now);
+            usage[limit.period as usize] = counts[limit.period as usize].used;
+        }
+        usage
+    }
+
+    /// Counts `amount` in each of the periods, whatever their limits.
+    pub fn add(&self, scope: Scope, who: &str, periods: &[Limit], amount: u64, now: SystemTime) {
+        let counters = self.counters(scope, who, now);
+        let mut counts = counters.lock();
+        for limit in periods {
+            let count = &mut counts[limit.period as usize];
+            count.turn(limit.period, now);
+            count.used = count.used.saturating_add(amount);
+        }
+    }
+
     fn counters(&self, scope: Scope, who: &str, now: SystemTime) -> Arc<Counters> {
         use std::hash::BuildHasher as _;
-        let key = Key { scope, who: who.into() };
-        let shard = &self.shards[(self.hasher.hash_one(&key) as usize) % SHARDS];
-        if let Some(counters) = shard.read().get(&key) {
+        let asked = (scope, who);
+        let shard = &self.shards[(self.hasher.hash_one(asked) as usize) % SHARDS];
+        if let Some(counters) = shard.read().get(&asked as &dyn Named) {
             return Arc::clone(counters);
         }
+        let key = Key { scope, who: who.into() };
         let mut map = shard.write();
         if map.len() >= MOST / SHARDS {
             self.sweep(&mut map, seconds(now));
@@ -216,11 +318,45 @@ mod tests {
         let limits = Limits::default();
         let both = [Limit { period: Period::Minute, most: 2 }, Limit { period: Period::Hour, most: 100 }];
         for expected in [0, 1, 2, 2] {
-            assert_eq!(limits.take(SCOPE, "a", &both, at(600))[Period::Hour as usize], expected);
+            assert_eq!(limits.take(SCOPE, "a", &both, false, at(600))[Period::Hour as usize], expected);
         }
-        assert_eq!(limits.take(SCOPE, "a", &both, at(660))[Period::Minute as usize], 0, "a new minute");
-        assert_eq!(limits.take(SCOPE, "a", &both, at(660))[Period::Hour as usize], 3);
-        assert_eq!(limits.take(SCOPE, "b", &both, at(660))[Period::Hour as usize], 0, "another identifier");
+        assert_eq!(
+            limits.take(SCOPE, "a", &both, false, at(660))[Period::Minute as usize],
+            0,
+            "a new minute"
+        );
+        assert_eq!(limits.take(SCOPE, "a", &both, false, at(660))[Period::Hour as usize], 3);
+        assert_eq!(
+            limits.take(SCOPE, "b", &both, false, at(660))[Period::Hour as usize],
+            0,
+            "another identifier"
+        );
+    }
+
+    #[test]
+    fn sliding_windows_count_the_part_of_the_one_before_that_is_not_over() {
+        let limits = Limits::default();
+        let ten = [Limit { period: Period::Minute, most: 10 }];
+        let used = |second| limits.take(SCOPE, "a", &ten, true, at(second))[Period::Minute as usize];
+        for count in 0..10 {
+            assert_eq!(used(630), count);
+        }
+        assert_eq!(used(659), 10, "used up");
+        assert_eq!(used(660), 10, "and still at the turn of the minute");
+        assert_eq!(used(666), 9, "a tenth of the last minute is over");
+        assert_eq!(used(666), 10, "9 of the last and 1 of this minute");
+        assert_eq!(used(690), 6, "5 and 1");
+        assert_eq!(used(790), 0, "two minutes later");
+    }
+
+    #[test]
+    fn amounts_are_added_whatever_the_limit() {
+        let limits = Limits::default();
+        let both = [Limit { period: Period::Minute, most: 2 }, Limit { period: Period::Day, most: 2 }];
+        limits.add(SCOPE, "a", &both, 5, at(600));
+        limits.add(SCOPE, "a", &both, 5, at(660));
+        let used = limits.used(SCOPE, "a", &both, at(661));
+        assert_eq!((used[Period::Minute as usize], used[Period::Day as usize]), (5, 10));
     }
 
     #[test]
@@ -231,7 +367,7 @@ mod tests {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
-                        (0..500).filter(|_| limits.take(SCOPE, "x", &limit, at(9))[5] < 1000).count()
+                        (0..500).filter(|_| limits.take(SCOPE, "x", &limit, false, at(9))[5] < 1000).count()
                     })
                 })
                 .collect();
@@ -245,7 +381,7 @@ mod tests {
         let limits = Limits::default();
         let limit = [Limit { period: Period::Year, most: 1 }];
         for who in 0..MOST + 10_000 {
-            limits.take(SCOPE, &who.to_string(), &limit, at(9));
+            limits.take(SCOPE, &who.to_string(), &limit, false, at(9));
         }
         assert!(limits.kept.load(Relaxed) <= MOST);
     }

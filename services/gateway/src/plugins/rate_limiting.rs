@@ -1,98 +1,179 @@
 //! rate-limiting: so many requests per second, minute, hour, day, month, year.
 
+mod headers;
+mod identifier;
+
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use plinth_kong::{LimitBy, Period, Policy, RateLimitingConfig};
+use plinth_kong::{OnRedisFailure, Period, Policy, RateLimitingConfig, WindowType};
+use prometheus::{IntCounter, IntCounterVec, Opts};
+use redis::{Pipeline, pipe};
 
 use super::limits::{Limit, Limits, Scope, Usage, Window};
-use super::redis::{Client, Pools, Question, Unavailable};
+use super::redis::{Client, Pools, Question, Synced, Unavailable};
 use crate::context::{EarlyResponse, RequestContext};
+pub(super) use headers::number;
+pub(super) use identifier::By;
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+/// What this gateway does while Redis does not answer; only where `on_redis_failure` is set.
+const FALLBACK: HeaderName = HeaderName::from_static("x-ratelimit-fallback");
+/// This gateway's part of the limits while it counts alone.
+const SHARE: f64 = 0.5;
 
-/// What one period says.
+/// Checks all limits and counts in all of them or none; sliding windows, in one round trip.
+/// KEYS: the window and the one before, for each limit. ARGV: limit, weight of the window before, seconds to keep.
+const SLIDING: &str = "local used, within = {}, true
+for i = 1, #KEYS / 2 do
+  local now = tonumber(redis.call('GET', KEYS[2 * i - 1]) or 0)
+  local before = tonumber(redis.call('GET', KEYS[2 * i]) or 0)
+  used[i] = now + math.floor(before * tonumber(ARGV[3 * i - 1]))
+  within = within and used[i] < tonumber(ARGV[3 * i - 2])
+end
+if within then
+  for i = 1, #KEYS / 2 do
+    redis.call('INCR', KEYS[2 * i - 1])
+    redis.call('EXPIRE', KEYS[2 * i - 1], ARGV[3 * i])
+  end
+end
+return used";
+
+/// What outlives a configuration.
 #[derive(Debug)]
-struct Headers {
-    limit: HeaderName,
-    remaining: HeaderName,
-    value: HeaderValue,
+pub(super) struct Shared {
+    limits: Arc<Limits>,
+    fallbacks: IntCounterVec,
+}
+
+impl Shared {
+    pub fn new(limits: Arc<Limits>, registry: &prometheus::Registry) -> Result<Shared, prometheus::Error> {
+        let fallbacks = IntCounterVec::new(
+            Opts::new(
+                "gateway_rate_limiting_fallback_total",
+                "Requests decided without the Redis that counts them, by what was done: open, closed, local.",
+            ),
+            &["redis", "policy"],
+        )?;
+        registry.register(Box::new(fallbacks.clone()))?;
+        Ok(Shared { limits, fallbacks })
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct RateLimiting {
     limits: Arc<[Limit]>,
-    /// Beside `limits`.
-    headers: Vec<Headers>,
     scope: Scope,
-    limit_by: LimitBy,
-    header_name: Option<HeaderName>,
-    path: Option<String>,
+    by: By,
     hide_headers: bool,
-    fault_tolerant: bool,
+    sliding: bool,
     status: StatusCode,
-    message: String,
+    message: Arc<str>,
     counting: Counting,
 }
 
 #[derive(Debug)]
 enum Counting {
     Local(Arc<Limits>),
-    Redis(Arc<Client>),
+    Redis { client: Arc<Client>, fallback: Fallback },
+    Synced(Arc<Synced>),
+}
+
+/// While Redis does not answer.
+#[derive(Debug)]
+struct Fallback {
+    policy: OnRedisFailure,
+    /// The policy was chosen; else it is Kong's `fault_tolerant`, which says nothing to the client.
+    stated: bool,
+    /// This gateway's share of the limits, and where it counts alone.
+    share: Box<[Limit]>,
+    limits: Arc<Limits>,
+    metric: IntCounter,
 }
 
 /// How the access phase goes on.
 pub(super) enum Access {
     Done(Option<EarlyResponse>),
     /// Redis has to be asked.
-    Ask(Question),
+    Ask(Asked),
+}
+
+/// A question to Redis: a counter for each limit.
+pub(super) enum Asked {
+    Counters(Question<Vec<u64>>),
+    /// The script's one answer.
+    Script(Question<Vec<Vec<u64>>>),
+}
+
+impl Asked {
+    pub async fn answer(self) -> Result<Vec<u64>, Unavailable> {
+        match self {
+            Asked::Counters(question) => question.answer().await,
+            Asked::Script(question) => Ok(question.answer().await?.pop().unwrap_or_default()),
+        }
+    }
 }
 
 impl RateLimiting {
     pub fn new(
         config: &RateLimitingConfig,
         scope: Scope,
-        limits: &Arc<Limits>,
+        shared: &Shared,
         pools: &Pools,
     ) -> Result<RateLimiting, String> {
-        // Used < 2.5 admits three requests, so a fraction rounds up.
-        let list: Vec<Limit> =
-            config.limits().map(|(period, most)| Limit { period, most: most.ceil() as u64 }).collect();
-        let headers = list.iter().map(headers).collect::<Result<_, _>>()?;
-        let header_name = config.header_name.as_ref().map(|name| HeaderName::from_bytes(name.as_bytes()));
+        let limits: Vec<Limit> = config.limits().map(|(period, most)| Limit::new(period, most)).collect();
+        let rate = config.sync_rate.filter(|rate| *rate > 0.0).map(Duration::try_from_secs_f64);
+        let counting = match (config.policy, rate) {
+            (Policy::Local, _) => Counting::Local(Arc::clone(&shared.limits)),
+            (Policy::Redis, Some(rate)) => {
+                let rate = rate.map_err(|_| "sync_rate is too large".to_owned())?;
+                Counting::Synced(pools.synced(&config.redis, rate)?)
+            }
+            (Policy::Redis, None) => {
+                let client = pools.client(&config.redis)?;
+                let fallback = Fallback::new(config, shared, client.name());
+                Counting::Redis { client, fallback }
+            }
+        };
         Ok(RateLimiting {
-            limits: list.into(),
-            headers,
+            limits: limits.into(),
             scope,
-            limit_by: config.limit_by,
-            header_name: header_name.transpose().map_err(|_| "invalid header_name".to_owned())?,
-            path: config.path.clone(),
+            by: By::new(config.limit_by, config.header_name.as_deref(), config.path.as_deref())?,
             hide_headers: config.hide_client_headers,
-            fault_tolerant: config.fault_tolerant,
+            sliding: config.window_type == Some(WindowType::Sliding),
             status: StatusCode::from_u16(config.error_code).map_err(|_| "invalid error_code".to_owned())?,
-            message: config.error_message.clone(),
-            counting: match config.policy {
-                Policy::Local => Counting::Local(Arc::clone(limits)),
-                Policy::Redis => Counting::Redis(pools.client(&config.redis)?),
-            },
+            message: config.error_message.as_str().into(),
+            counting,
         })
     }
 
     pub fn access(&self, ctx: &mut RequestContext) -> Access {
         let now = ctx.timing.started_at;
-        let who = self.identifier(ctx);
         match &self.counting {
             Counting::Local(limits) => {
-                let usage = limits.take(self.scope, &who, &self.limits, now);
-                Access::Done(self.decide(ctx, usage, now))
+                let who = self.by.of(ctx);
+                let usage = limits.take(self.scope, who.as_str(), &self.limits, self.sliding, now);
+                Access::Done(self.decide(ctx, &self.limits, usage, now))
             }
-            Counting::Redis(client) => match client.question(self.scope, &who, &self.limits, now) {
-                Ok(question) => Access::Ask(question),
-                Err(Unavailable) => Access::Done(self.without_redis()),
-            },
+            Counting::Synced(synced) => {
+                let usage = synced.take(self.scope, self.by.of(ctx).as_str(), &self.limits, now);
+                Access::Done(self.decide(ctx, &self.limits, usage, now))
+            }
+            Counting::Redis { client, fallback } => {
+                let pipeline = self.pipeline(self.by.of(ctx).as_str(), now);
+                let asked = if self.sliding {
+                    client.ask(pipeline).map(Asked::Script)
+                } else {
+                    client.ask(pipeline).map(Asked::Counters)
+                };
+                match asked {
+                    Ok(asked) => Access::Ask(asked),
+                    Err(Unavailable) => Access::Done(self.without_redis(ctx, fallback)),
+                }
+            }
         }
     }
 
@@ -100,44 +181,85 @@ impl RateLimiting {
     pub fn resume(
         &self,
         ctx: &mut RequestContext,
-        answer: Result<Usage, Unavailable>,
+        answer: Result<Vec<u64>, Unavailable>,
     ) -> Option<EarlyResponse> {
-        match answer {
-            Ok(usage) => self.decide(ctx, usage, ctx.timing.started_at),
-            Err(Unavailable) => self.without_redis(),
+        match (answer, &self.counting) {
+            (Ok(counts), _) => {
+                let mut usage = Usage::default();
+                for (limit, count) in self.limits.iter().zip(counts) {
+                    // INCR has counted this request already, the script has not.
+                    usage[limit.period as usize] = if self.sliding { count } else { count.saturating_sub(1) };
+                }
+                self.decide(ctx, &self.limits, usage, ctx.timing.started_at)
+            }
+            (Err(Unavailable), Counting::Redis { fallback, .. }) => self.without_redis(ctx, fallback),
+            (Err(Unavailable), _) => None,
         }
     }
 
-    fn without_redis(&self) -> Option<EarlyResponse> {
-        let failed =
-            || EarlyResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred");
-        (!self.fault_tolerant).then(failed)
+    /// One round trip: the request counts in every window, refused or not, as in Kong; in sliding ones only when it passes, else a client that
+    /// keeps asking would never get in again.
+    fn pipeline(&self, who: &str, now: SystemTime) -> Pipeline {
+        let mut pipeline = pipe();
+        if !self.sliding {
+            for limit in &*self.limits {
+                let window = Window::of(limit.period, now);
+                let key = redis_key(self.scope, who, window, limit.period);
+                pipeline.cmd("INCR").arg(&key);
+                pipeline.cmd("EXPIRE").arg(&key).arg(window.length).ignore();
+            }
+            return pipeline;
+        }
+        let script = pipeline.cmd("EVAL").arg(SLIDING).arg(2 * self.limits.len());
+        for limit in &*self.limits {
+            let window = Window::of(limit.period, now);
+            script.arg(redis_key(self.scope, who, window, limit.period));
+            script.arg(redis_key(self.scope, who, window.before(limit.period), limit.period));
+        }
+        for limit in &*self.limits {
+            let window = Window::of(limit.period, now);
+            script.arg(limit.most).arg(window.weight_of_before(now)).arg(2 * window.length);
+        }
+        pipeline
     }
 
-    /// Whose requests are counted together.
-    fn identifier(&self, ctx: &RequestContext) -> String {
-        let credential = || ctx.credential.as_ref().map(|credential| credential.id.to_string());
-        let found = match self.limit_by {
-            LimitBy::Consumer => {
-                ctx.consumer.as_ref().map(|consumer| consumer.id.to_string()).or_else(credential)
+    fn without_redis(&self, ctx: &mut RequestContext, fallback: &Fallback) -> Option<EarlyResponse> {
+        fallback.metric.inc();
+        if fallback.stated {
+            let said = HeaderValue::from_static(name(fallback.policy));
+            ctx.reply_headers.insert(FALLBACK, said);
+        }
+        match fallback.policy {
+            OnRedisFailure::Open => None,
+            OnRedisFailure::Closed if fallback.stated => {
+                let message = "The rate limit cannot be checked";
+                Some(EarlyResponse::error(StatusCode::SERVICE_UNAVAILABLE, message))
             }
-            LimitBy::Credential => credential(),
-            LimitBy::Ip => None,
-            LimitBy::Service => ctx.service().map(|entry| entry.service.id.to_string()),
-            LimitBy::Header => self.header_name.as_ref().and_then(|name| ctx.header(name)).map(str::to_owned),
-            LimitBy::Path => {
-                self.path.as_deref().filter(|path| *path == ctx.head.uri.path()).map(str::to_owned)
+            OnRedisFailure::Closed => {
+                Some(EarlyResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred"))
             }
-        };
-        found.unwrap_or_else(|| ctx.client_ip.to_string())
+            OnRedisFailure::Local => {
+                let now = ctx.timing.started_at;
+                let who = self.by.of(ctx);
+                let usage =
+                    fallback.limits.take(self.scope, who.as_str(), &fallback.share, self.sliding, now);
+                self.decide(ctx, &fallback.share, usage, now)
+            }
+        }
     }
 
     /// Sets the headers and refuses when a limit was used up before this request.
-    fn decide(&self, ctx: &mut RequestContext, usage: Usage, now: SystemTime) -> Option<EarlyResponse> {
+    fn decide(
+        &self,
+        ctx: &mut RequestContext,
+        limits: &[Limit],
+        usage: Usage,
+        now: SystemTime,
+    ) -> Option<EarlyResponse> {
         let used_up = |limit: &Limit| usage[limit.period as usize] >= limit.most;
-        let refused = self.limits.iter().any(used_up);
+        let refused = limits.iter().any(used_up);
         let mut tightest: Option<(u64, u64, Window)> = None;
-        for (limit, names) in self.limits.iter().zip(&self.headers) {
+        for limit in limits {
             let left = limit.most.saturating_sub(usage[limit.period as usize]);
             let left = if refused { left } else { left.saturating_sub(1) };
             // The longer period wins a tie; they come shortest first.
@@ -145,34 +267,49 @@ impl RateLimiting {
                 tightest = Some((left, limit.most, Window::of(limit.period, now)));
             }
             if !self.hide_headers {
-                ctx.reply_headers.insert(names.limit.clone(), names.value.clone());
-                ctx.reply_headers.insert(names.remaining.clone(), HeaderValue::from(left));
+                let (of_limit, of_rest) = headers::names(limit.period);
+                ctx.reply_headers.insert(of_limit, number(limit.most));
+                ctx.reply_headers.insert(of_rest, number(left));
             }
         }
         let reset = tightest.map(|(.., window)| window.reset(now)).unwrap_or(1);
         if let Some((left, most, _)) = tightest.filter(|_| !self.hide_headers) {
-            ctx.reply_headers.insert(LIMIT, HeaderValue::from(most));
-            ctx.reply_headers.insert(REMAINING, HeaderValue::from(left));
-            ctx.reply_headers.insert(RESET, HeaderValue::from(reset));
+            ctx.reply_headers.insert(LIMIT, number(most));
+            ctx.reply_headers.insert(REMAINING, number(left));
+            ctx.reply_headers.insert(RESET, number(reset));
         }
         if !refused {
             return None;
         }
-        let refusal = EarlyResponse::error(self.status, self.message.clone());
-        Some(if self.hide_headers {
-            refusal
-        } else {
-            refusal.with(header::RETRY_AFTER, HeaderValue::from(reset))
-        })
+        let refusal = EarlyResponse::error(self.status, self.message.to_string());
+        Some(if self.hide_headers { refusal } else { refusal.with(header::RETRY_AFTER, number(reset)) })
     }
 }
 
-fn headers(limit: &Limit) -> Result<Headers, String> {
-    let name = |kind: &str| {
-        HeaderName::from_bytes(format!("x-ratelimit-{kind}-{}", limit.period.as_str()).as_bytes())
-            .map_err(|error| error.to_string())
-    };
-    Ok(Headers { limit: name("limit")?, remaining: name("remaining")?, value: HeaderValue::from(limit.most) })
+impl Fallback {
+    fn new(config: &RateLimitingConfig, shared: &Shared, redis: &str) -> Fallback {
+        let kongs = if config.fault_tolerant { OnRedisFailure::Open } else { OnRedisFailure::Closed };
+        let policy = config.on_redis_failure.unwrap_or(kongs);
+        let share = config.local_share.unwrap_or(SHARE);
+        Fallback {
+            policy,
+            stated: config.on_redis_failure.is_some(),
+            share: config
+                .limits()
+                .map(|(period, most)| Limit::new(period, (most * share).max(1.0)))
+                .collect(),
+            limits: Arc::clone(&shared.limits),
+            metric: shared.fallbacks.with_label_values(&[redis, name(policy)]),
+        }
+    }
+}
+
+fn name(policy: OnRedisFailure) -> &'static str {
+    match policy {
+        OnRedisFailure::Open => "open",
+        OnRedisFailure::Closed => "closed",
+        OnRedisFailure::Local => "local",
+    }
 }
 
 /// Kong's key of a counter.
@@ -183,16 +320,4 @@ pub(super) fn redis_key(scope: Scope, who: &str, window: Window, period: Period)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_kongs() {
-        let window = Window { start: 1_700_000_040, length: 60 };
-        let scope = Scope { route: None, service: None };
-        assert_eq!(
-            redis_key(scope, "1.2.3.4", window, Period::Minute),
-            "ratelimit:00000000-0000-0000-0000-000000000000:00000000-0000-0000-0000-000000000000:1.2.3.4:1700000040000:minute"
-        );
-    }
-}
+mod tests;

@@ -1,24 +1,27 @@
-//! Counters in Redis, shared by several gateways.
+//! Redis, as plugins ask it: shared by several gateways, and never in the way of a worker.
 //!
-//! A worker never touches a socket of Redis: the question goes to the control runtime and is answered within a deadline. A Redis that does
-//! not answer opens a circuit; while it is open questions fail at once, and one task keeps asking whether Redis is back.
+//! A worker never touches a socket of Redis: the question (one pipeline, one round trip) goes to the control runtime and is answered within a
+//! deadline. All questions to one Redis share one connection. A Redis that does not answer opens a circuit; while it is open questions fail at
+//! once, and one task keeps asking whether Redis is back.
+
+mod address;
+mod synced;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use deadpool_redis::redis::{Pipeline, RedisError, cmd, pipe};
-use deadpool_redis::{Manager, Pool, PoolError};
 use parking_lot::Mutex;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use plinth_kong::RedisConfig;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, Pipeline, RedisError, cmd};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::limits::{Limit, Scope, Usage, Window};
-use super::rate_limiting::redis_key;
+use address::Address;
+pub(super) use synced::Synced;
 
 /// What a request waits for Redis at most; `redis.timeout` only shortens it.
 const DEADLINE: Duration = Duration::from_millis(50);
@@ -28,8 +31,8 @@ const TIMEOUTS: u32 = 3;
 const PROBE_EVERY: Duration = Duration::from_millis(200);
 /// What one look waits.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Connections to one Redis.
-const CONNECTIONS: usize = 16;
+/// Connecting, TLS and login included. Not what a request waits: it goes on when the request has given up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Questions under way to one Redis; beyond it they fail at once.
 const QUESTIONS: u32 = 4096;
 
@@ -37,11 +40,12 @@ const QUESTIONS: u32 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unavailable;
 
-/// One pool for each Redis, however many plugins use it and however often configurations change.
+/// One client for each Redis, however many plugins use it and however often configurations change.
 #[derive(Debug)]
 pub(super) struct Pools {
     control: Handle,
     clients: Mutex<HashMap<String, Weak<Client>>>,
+    synced: Mutex<HashMap<String, Weak<Synced>>>,
     errors: IntCounterVec,
     up: IntGaugeVec,
 }
@@ -49,40 +53,36 @@ pub(super) struct Pools {
 impl Pools {
     pub fn new(control: Handle, registry: &prometheus::Registry) -> Result<Pools, prometheus::Error> {
         let errors = IntCounterVec::new(
-            Opts::new(
-                "gateway_rate_limiting_redis_errors_total",
-                "Requests whose limits could not be counted in Redis.",
-            ),
+            Opts::new("gateway_redis_errors_total", "Questions of plugins that Redis did not answer."),
             &["redis", "reason"],
         )?;
         let up = IntGaugeVec::new(
-            Opts::new(
-                "gateway_rate_limiting_redis_up",
-                "1 while Redis answers, 0 while its circuit is open.",
-            ),
+            Opts::new("gateway_redis_up", "1 while Redis answers, 0 while its circuit is open."),
             &["redis"],
         )?;
         registry.register(Box::new(errors.clone()))?;
         registry.register(Box::new(up.clone()))?;
-        Ok(Pools { control, clients: Mutex::default(), errors, up })
+        Ok(Pools { control, clients: Mutex::default(), synced: Mutex::default(), errors, up })
     }
 
+    /// # Errors
+    /// An address that cannot be used; secrets stay out of the message.
     pub fn client(&self, config: &RedisConfig) -> Result<Arc<Client>, String> {
-        let (url, name) = url(config)?;
+        let address = Address::new(config)?;
         let deadline = DEADLINE.min(Duration::from_millis(config.timeout.into()));
-        let key = format!("{url} {deadline:?}");
+        let key = format!("{} {deadline:?}", address.key());
         let mut clients = self.clients.lock();
         clients.retain(|_, client| client.strong_count() > 0);
         if let Some(client) = clients.get(&key).and_then(Weak::upgrade) {
             return Ok(client);
         }
-        // The error could show the URL with its password.
-        let manager = Manager::new(url).map_err(|_| "redis: not a usable address".to_owned())?;
-        let pool = Pool::builder(manager).max_size(CONNECTIONS).build();
-        let up = self.up.with_label_values(&[&name]);
+        let name = address.name();
+        let up = self.up.with_label_values(&[name.as_str()]);
         up.set(1);
         let client = Arc::new(Client {
-            pool: pool.map_err(|error| error.to_string())?,
+            address,
+            current: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
             control: self.control.clone(),
             deadline,
             circuit: Circuit::default(),
@@ -93,30 +93,28 @@ impl Pools {
         clients.insert(key, Arc::downgrade(&client));
         Ok(client)
     }
-}
 
-/// The URL, secrets included, and the name without them.
-fn url(config: &RedisConfig) -> Result<(String, String), String> {
-    let Some(host) = &config.host else {
-        return Err("in 'redis': in 'host': required field missing".to_owned());
-    };
-    if config.ssl {
-        return Err("in 'redis': in 'ssl': TLS to Redis is not supported yet".to_owned());
+    /// Counters that are told to Redis every `rate` instead of at once.
+    pub fn synced(&self, config: &RedisConfig, rate: Duration) -> Result<Arc<Synced>, String> {
+        let client = self.client(config)?;
+        let key = format!("{} {rate:?}", client.address.key());
+        let mut all = self.synced.lock();
+        all.retain(|_, synced| synced.strong_count() > 0);
+        if let Some(synced) = all.get(&key).and_then(Weak::upgrade) {
+            return Ok(synced);
+        }
+        let synced = Synced::start(client, rate);
+        all.insert(key, Arc::downgrade(&synced));
+        Ok(synced)
     }
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let user = config.username.as_deref().map(encoded).unwrap_or_default();
-    let login = match config.password.as_deref().filter(|password| !password.is_empty()) {
-        Some(password) => format!("{user}:{}@", encoded(password)),
-        None => String::new(),
-    };
-    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
-    let name = format!("{host}:{}/{}", config.port, config.database);
-    Ok((format!("redis://{login}{name}"), name))
 }
 
 /// One Redis.
 pub(super) struct Client {
-    pool: Pool,
+    address: Address,
+    current: Mutex<Option<MultiplexedConnection>>,
+    /// One attempt at a time.
+    connecting: tokio::sync::Mutex<()>,
     control: Handle,
     deadline: Duration,
     circuit: Circuit,
@@ -139,38 +137,30 @@ struct Circuit {
 }
 
 /// A question under way.
-pub(super) struct Question {
-    answer: oneshot::Receiver<Result<Usage, Unavailable>>,
+pub(super) struct Question<T> {
+    answer: oneshot::Receiver<Result<T, Unavailable>>,
 }
 
-impl Question {
-    pub async fn answer(self) -> Result<Usage, Unavailable> {
+impl<T> Question<T> {
+    pub async fn answer(self) -> Result<T, Unavailable> {
         self.answer.await.unwrap_or(Err(Unavailable))
     }
 }
 
 /// Why an attempt failed, as the metric names it.
+#[derive(Debug)]
 enum Failure {
     Timeout,
-    Connection,
-    Answer,
-}
-
-impl From<PoolError> for Failure {
-    fn from(error: PoolError) -> Self {
-        match error {
-            PoolError::Timeout(_) => Failure::Timeout,
-            _ => Failure::Connection,
-        }
-    }
+    Connection(String),
+    Answer(String),
 }
 
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         if error.is_io_error() || error.is_connection_dropped() {
-            Failure::Connection
+            Failure::Connection(error.to_string())
         } else {
-            Failure::Answer
+            Failure::Answer(error.to_string())
         }
     }
 }
@@ -179,21 +169,23 @@ impl Failure {
     fn reason(&self) -> &'static str {
         match self {
             Failure::Timeout => "timeout",
-            Failure::Connection => "connection",
-            Failure::Answer => "answer",
+            Failure::Connection(_) => "connection",
+            Failure::Answer(_) => "answer",
         }
     }
 }
 
 impl Client {
-    /// Counts a request in each window, in one round trip, refused or not (as Kong does with Redis).
-    pub fn question(
+    /// Its address without secrets, as metrics name it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sends commands in one round trip. The answer comes within the deadline, or not at all.
+    pub fn ask<T: FromRedisValue + Send + 'static>(
         self: &Arc<Self>,
-        scope: Scope,
-        who: &str,
-        limits: &Arc<[Limit]>,
-        now: SystemTime,
-    ) -> Result<Question, Unavailable> {
+        pipeline: Pipeline,
+    ) -> Result<Question<T>, Unavailable> {
         if self.circuit.open.load(Relaxed) {
             self.errors.with_label_values(&[self.name.as_str(), "circuit_open"]).inc();
             return Err(Unavailable);
@@ -203,29 +195,33 @@ impl Client {
             self.errors.with_label_values(&[self.name.as_str(), "overload"]).inc();
             return Err(Unavailable);
         }
-        let pipeline = pipeline(scope, who, limits, now);
-        let (client, limits) = (Arc::clone(self), Arc::clone(limits));
+        let client = Arc::clone(self);
         let (reply, answer) = oneshot::channel();
         self.control.spawn(async move {
-            let result = client.ask(&pipeline).await;
+            let result = client.send(&pipeline).await;
             client.circuit.questions.fetch_sub(1, Relaxed);
-            let usage = result.map(|counts| usage(&limits, &counts));
             // Nobody listens when the client of the request went away.
-            let _ = reply.send(usage);
+            let _ = reply.send(result);
         });
         Ok(Question { answer })
     }
 
-    async fn ask(self: &Arc<Self>, pipeline: &Pipeline) -> Result<Vec<u64>, Unavailable> {
+    /// Sends commands nobody waits for. What cannot be sent is counted among the errors.
+    pub fn tell(self: &Arc<Self>, pipeline: Pipeline) {
+        // The task goes on without its question.
+        let _ = self.ask::<()>(pipeline);
+    }
+
+    async fn send<T: FromRedisValue>(self: &Arc<Self>, pipeline: &Pipeline) -> Result<T, Unavailable> {
         let attempt = async {
-            let mut connection = self.pool.get().await?;
-            Ok(pipeline.query_async::<Vec<u64>>(&mut connection).await?)
+            let mut connection = self.connection().await?;
+            Ok(pipeline.query_async::<T>(&mut connection).await?)
         };
         let result = tokio::time::timeout(self.deadline, attempt).await.unwrap_or(Err(Failure::Timeout));
         match result {
-            Ok(counts) => {
+            Ok(answer) => {
                 self.circuit.timeouts.store(0, Relaxed);
-                Ok(counts)
+                Ok(answer)
             }
             Err(failure) => {
                 self.failed(&failure);
@@ -234,27 +230,49 @@ impl Client {
         }
     }
 
+    /// The connection all questions share. A new one is made in a task of its own, so that it comes about though the question gives up.
+    async fn connection(self: &Arc<Self>) -> Result<MultiplexedConnection, Failure> {
+        if let Some(connection) = self.current.lock().clone() {
+            return Ok(connection);
+        }
+        let client = Arc::clone(self);
+        let made = self.control.spawn(async move {
+            let _alone = client.connecting.lock().await;
+            if let Some(connection) = client.current.lock().clone() {
+                return Ok(connection);
+            }
+            let made = tokio::time::timeout(CONNECT_TIMEOUT, client.address.connect(&client.control)).await;
+            let connection = made.unwrap_or(Err(Failure::Timeout))?;
+            *client.current.lock() = Some(connection.clone());
+            Ok(connection)
+        });
+        made.await.unwrap_or_else(|error| Err(Failure::Connection(error.to_string())))
+    }
+
     fn failed(self: &Arc<Self>, failure: &Failure) {
         self.errors.with_label_values(&[self.name.as_str(), failure.reason()]).inc();
         let dead = match failure {
-            Failure::Connection => true,
+            Failure::Connection(_) => true,
             Failure::Timeout => self.circuit.timeouts.fetch_add(1, Relaxed) + 1 >= TIMEOUTS,
-            Failure::Answer => false,
+            Failure::Answer(why) => {
+                tracing::warn!(redis = self.name, why, "Redis refuses a command");
+                false
+            }
         };
         if dead && !self.circuit.open.swap(true, Relaxed) {
             self.up.set(0);
-            tracing::error!(
-                redis = self.name,
-                reason = failure.reason(),
-                "rate limiting: Redis does not answer"
-            );
+            let why = match failure {
+                Failure::Connection(why) => why.as_str(),
+                Failure::Timeout | Failure::Answer(_) => failure.reason(),
+            };
+            tracing::error!(redis = self.name, why, "Redis does not answer");
             self.control.spawn(watch(Arc::downgrade(self)));
         }
     }
 
-    async fn answers(&self) -> bool {
+    async fn answers(self: &Arc<Self>) -> bool {
         let look = async {
-            let mut connection = self.pool.get().await.map_err(Failure::from)?;
+            let mut connection = self.connection().await?;
             cmd("PING").query_async::<String>(&mut connection).await.map_err(Failure::from)
         };
         matches!(tokio::time::timeout(PROBE_TIMEOUT, look).await, Ok(Ok(_)))
@@ -264,38 +282,19 @@ impl Client {
 /// Looks after a dead Redis until it answers or nobody needs it any more.
 async fn watch(client: Weak<Client>) {
     loop {
-        tokio::time::sleep(PROBE_EVERY).await;
         let Some(client) = client.upgrade() else { return };
-        // Connections from before the death are worth nothing.
-        client.pool.retain(|_, _| false);
+        // A connection from before the death is worth nothing.
+        *client.current.lock() = None;
         if client.answers().await {
             client.circuit.timeouts.store(0, Relaxed);
             client.circuit.open.store(false, Relaxed);
             client.up.set(1);
-            tracing::info!(redis = client.name, "rate limiting: Redis answers again");
+            tracing::info!(redis = client.name, "Redis answers again");
             return;
         }
+        drop(client);
+        tokio::time::sleep(PROBE_EVERY).await;
     }
-}
-
-fn pipeline(scope: Scope, who: &str, limits: &[Limit], now: SystemTime) -> Pipeline {
-    let mut pipeline = pipe();
-    for limit in limits {
-        let window = Window::of(limit.period, now);
-        let key = redis_key(scope, who, window, limit.period);
-        pipeline.cmd("INCR").arg(&key);
-        pipeline.cmd("EXPIRE").arg(&key).arg(window.length).ignore();
-    }
-    pipeline
-}
-
-/// What was used before this request.
-fn usage(limits: &[Limit], counts: &[u64]) -> Usage {
-    let mut usage = Usage::default();
-    for (limit, count) in limits.iter().zip(counts) {
-        usage[limit.period as usize] = count.saturating_sub(1);
-    }
-    usage
 }
 
 #[cfg(test)]

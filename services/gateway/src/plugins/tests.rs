@@ -1,13 +1,20 @@
 //! Chains as a whole: order, scopes, phases. Also the small gateway other plugin tests run in.
 
+mod auth;
+mod traffic;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, response};
+use http_body_util::{BodyExt, Full};
 use plinth_kong::{Config, Format, load};
 
 use super::*;
+use crate::client::RequestBody;
 use crate::context::{
     ClientConnection, EarlyBody, EarlyResponse, Outcome, RequestContext, RequestId, Source, Timing,
 };
@@ -73,6 +80,7 @@ impl Gateway {
             consumer: None,
             credential: None,
             reply_headers: HeaderMap::new(),
+            bodies: Default::default(),
             carried: http::Extensions::new(),
             timing: Timing::start(),
             tries: Vec::new(),
@@ -84,9 +92,35 @@ impl Gateway {
         self.request(Method::GET, uri, headers)
     }
 
-    /// The access phase of the first route.
+    /// The access phase of the first route, of a request without a body.
     pub async fn access(&self, ctx: &mut RequestContext) -> Option<EarlyResponse> {
-        self.compiled.chain(0).access(ctx).await
+        self.access_on(0, ctx).await
+    }
+
+    /// The access phase of any route.
+    pub async fn access_on(&self, route: usize, ctx: &mut RequestContext) -> Option<EarlyResponse> {
+        self.access_with(route, ctx, &mut RequestBody::empty(false)).await
+    }
+
+    async fn access_with(
+        &self,
+        route: usize,
+        ctx: &mut RequestContext,
+        body: &mut RequestBody,
+    ) -> Option<EarlyResponse> {
+        let mut source = BodySource { body, limit: 1024, timeout: Duration::from_secs(5) };
+        self.compiled.chain(route).access(ctx, &mut source).await
+    }
+
+    /// The access phase of a request with a body; the body as it goes upstream.
+    pub async fn send(&self, ctx: &mut RequestContext, body: &str) -> Result<String, Box<EarlyResponse>> {
+        let full = Full::new(Bytes::from(body.to_owned())).map_err(|never| match never {});
+        let mut body = RequestBody::boxed(full.boxed_unsync(), 1024);
+        if let Some(answer) = self.access_with(0, ctx, &mut body).await {
+            return Err(Box::new(answer));
+        }
+        let bytes = body.gather(4096, Duration::from_secs(5)).await.unwrap();
+        Ok(String::from_utf8(bytes.to_vec()).unwrap())
     }
 
     /// The header phase on an answer of the upstream.
@@ -117,7 +151,7 @@ pub(super) fn told(answer: &EarlyResponse) -> (u16, String) {
     let body = match &answer.body {
         EarlyBody::Empty => String::new(),
         EarlyBody::Error(message) => format!("error: {message}"),
-        EarlyBody::Verbatim(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        EarlyBody::Verbatim(bytes) | EarlyBody::Kept(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
     };
     (answer.status.as_u16(), body)
 }
@@ -160,69 +194,11 @@ consumers:
     );
     let status = async |route: usize, key: &str| {
         let mut ctx = gateway.get("/", &[("apikey", key)]);
-        gateway.compiled.chain(route).access(&mut ctx).await.unwrap().status.as_u16()
+        gateway.access_on(route, &mut ctx).await.unwrap().status.as_u16()
     };
     assert_eq!(status(0, "b").await, 502, "route before service before global");
     assert_eq!(status(0, "a").await, 503, "consumer before route");
     assert_eq!(status(1, "b").await, 501, "a disabled one hides nothing");
-}
-
-#[tokio::test]
-async fn termination_messages_and_triggers() {
-    for (config, expected) in [
-        ("{}", (503, "{\"message\":\"Service unavailable\"}")),
-        ("{status_code: 404}", (404, "{\"message\":\"Not found\"}")),
-        ("{status_code: 418}", (418, "")),
-        ("{status_code: 200, message: hi}", (200, "{\"message\":\"hi\"}")),
-        ("{status_code: 200, body: <a/>, content_type: text/xml}", (200, "<a/>")),
-    ] {
-        let gateway = with_route(&format!("plugins: [{{name: request-termination, config: {config}}}]"));
-        let answer = gateway.access(&mut gateway.get("/", &[])).await.unwrap();
-        assert_eq!(told(&answer), (expected.0, expected.1.to_owned()), "{config}");
-    }
-    let gateway = with_route("plugins: [{name: request-termination, config: {trigger: stop}}]");
-    assert!(gateway.access(&mut gateway.get("/", &[])).await.is_none());
-    assert!(gateway.access(&mut gateway.get("/?stop=1", &[])).await.is_some());
-    assert!(gateway.access(&mut gateway.get("/", &[("stop", "1")])).await.is_some());
-}
-
-#[tokio::test]
-async fn key_auth_finds_hides_and_refuses() {
-    let gateway = with_route(
-        "plugins: [{name: key-auth, config: {hide_credentials: true, realm: x}}]
-consumers: [{username: u, custom_id: c, keyauth_credentials: [{key: k}]}]",
-    );
-    let mut ctx = gateway
-        .get("/?a=1&apikey=k&b=2", &[("x-consumer-username", "forged"), ("x-anonymous-consumer", "true")]);
-    assert!(gateway.access(&mut ctx).await.is_none());
-    assert_eq!(ctx.upstream_query.as_deref(), Some("a=1&b=2"));
-    assert_eq!(ctx.head.headers["x-consumer-username"], "u");
-    assert_eq!(ctx.head.headers["x-consumer-custom-id"], "c");
-    assert!(!ctx.head.headers.contains_key("x-anonymous-consumer"));
-    let refused = async |uri: &str, headers: &[(&'static str, &str)]| {
-        let answer = gateway.access(&mut gateway.get(uri, headers)).await.unwrap();
-        assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Key realm=\"x\"");
-        told(&answer).1
-    };
-    assert_eq!(refused("/", &[]).await, "error: No API key found in request");
-    assert_eq!(refused("/?apikey=no", &[]).await, "error: Unauthorized");
-    assert_eq!(refused("/?apikey=a&apikey=b", &[]).await, "error: Duplicate API key found");
-    assert_eq!(refused("/?apikey=k", &[("apikey", "no")]).await, "error: Unauthorized");
-}
-
-#[tokio::test]
-async fn anonymous_goes_on_without_a_credential() {
-    let gateway =
-        with_route("plugins: [{name: key-auth, config: {anonymous: guest}}]\nconsumers: [{username: guest}]");
-    let mut ctx = gateway.get("/", &[("x-credential-identifier", "forged")]);
-    assert!(gateway.access(&mut ctx).await.is_none());
-    assert_eq!(ctx.head.headers["x-anonymous-consumer"], "true");
-    assert_eq!(ctx.head.headers["x-consumer-username"], "guest");
-    assert!(!ctx.head.headers.contains_key("x-credential-identifier"));
-    assert!(ctx.credential.is_none());
-    let broken = with_route("plugins: [{name: key-auth, config: {anonymous: nobody}}]");
-    let answer = broken.access(&mut broken.get("/", &[])).await.unwrap();
-    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
 }
 
 #[tokio::test]
@@ -234,6 +210,21 @@ async fn correlation_ids_are_kept_or_made() {
     let mut ctx = gateway.get("/", &[]);
     gateway.access(&mut ctx).await;
     assert!(ctx.head.headers["kong-request-id"].to_str().unwrap().ends_with("#1"));
+    assert!(gateway.access(&mut gateway.get("/", &[("kong-request-id", "")])).await.is_none());
+    for (generator, pattern) in [
+        ("uuid", "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"),
+        ("uuid#counter", "^[0-9a-f-]{36}#1$"),
+        ("tracker", r"^192\.0\.2\.7-8000-\d+-4711-1-\d{10}\.\d{3}$"),
+    ] {
+        let gateway = with_route(&format!(
+            "plugins: [{{name: correlation-id, config: {{generator: '{generator}', header_name: X-Trace}}}}]"
+        ));
+        let mut ctx = gateway.get("/", &[]);
+        gateway.access(&mut ctx).await;
+        let made = ctx.head.headers["x-trace"].to_str().unwrap();
+        assert!(regex::Regex::new(pattern).unwrap().is_match(made), "{generator}: {made}");
+        assert!(!ctx.reply_headers.contains_key("x-trace"), "not echoed unless asked for");
+    }
 }
 
 const LIMITS: &str =
@@ -277,10 +268,10 @@ async fn counters_survive_a_new_configuration() {
     let mut ctx = gateway.get("/", &[("who", "a")]);
     gateway.access(&mut ctx).await;
     let config = load(&format!("_format_version: \"3.0\"\n{ROUTE}{LIMITS}"), Format::Yaml).unwrap().config;
-    let again = gateway.runtime.compile(&config).unwrap();
-    let mut next = gateway.get("/", &[("who", "a")]);
+    let again = Gateway { compiled: gateway.runtime.compile(&config).unwrap(), ..gateway };
+    let mut next = again.get("/", &[("who", "a")]);
     next.timing = ctx.timing;
-    again.chain(0).access(&mut next).await;
+    again.access(&mut next).await;
     assert_eq!(next.reply_headers["x-ratelimit-remaining-minute"], "1");
 }
 

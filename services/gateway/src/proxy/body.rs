@@ -11,7 +11,7 @@ use plinth_core::balance::InFlight;
 
 use crate::client::http2::Download;
 use crate::client::{Fault, UpstreamBody};
-use crate::context::RequestContext;
+use crate::context::{RequestContext, Tap};
 
 /// Where the bytes come from.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub struct Ending {
     pub in_flight: Option<InFlight>,
     /// For the log phase.
     pub log: Option<Box<RequestContext>>,
+    /// A plugin that watches the body.
+    pub tap: Option<Box<dyn Tap>>,
     /// One request less in the worker's count.
     pub active: Option<ActiveRequest>,
 }
@@ -103,6 +105,9 @@ impl ProxyBody {
     fn count(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.sent += data.len() as u64;
+            if let Some(tap) = &mut self.ending.tap {
+                tap.data(data);
+            }
         }
     }
 }
@@ -159,6 +164,9 @@ impl Body for ProxyBody {
 
 impl Drop for ProxyBody {
     fn drop(&mut self) {
+        if let Some(tap) = self.ending.tap.take() {
+            tap.end(self.complete);
+        }
         if let Some(mut context) = self.ending.log.take() {
             context.timing.end = Some(Instant::now());
             context.outcome.response_body_bytes = self.sent;

@@ -18,6 +18,7 @@ use crate::client::{
 };
 use crate::context::{EarlyResponse, RequestContext, Source, Try, TryState};
 use crate::identity;
+use crate::plugins;
 use crate::snapshot::{RouteEntry, ServiceEntry};
 use crate::trace::RequestSpan;
 use crate::upstream::{Ended, Endpoints, Picked, Upstream};
@@ -33,7 +34,13 @@ pub async fn forward(
 ) -> Response<ProxyBody> {
     let span = RequestSpan::start(&context);
     let mut exchange = Exchange { worker, entry, service, span: span.as_ref(), tried: Vec::new() };
-    let outcome = exchange.run(&mut context, &mut cargo).await;
+    let mut outcome = exchange.run(&mut context, &mut cargo).await;
+    if let Ok((reply, _)) = &outcome
+        && entry.chain.rewrites(&context, &reply.headers)
+    {
+        // boxed: rare and large
+        outcome = Box::pin(whole(outcome, worker.shared.data_plane.plugin_body_bytes)).await;
+    }
     let response = match outcome {
         Ok((reply, in_flight)) => answer_with(worker, context, service, reply, in_flight, cargo),
         Err(Stop::Refused(refusal)) => early(context, refusal, cargo),
@@ -51,6 +58,21 @@ enum Stop {
     Refused(EarlyResponse),
     /// The last try failed.
     Failed(Fault),
+}
+
+/// Waits for all of an answer's body: a plugin rewrites it.
+async fn whole(outcome: Result<(Reply, InFlight), Stop>, limit: usize) -> Result<(Reply, InFlight), Stop> {
+    let (mut reply, in_flight) = outcome?;
+    let gathered = match reply.body {
+        ReplyBody::Stream(body) => client::body::gather(body, limit).await,
+        ReplyBody::Http2(body) => client::body::gather(body, limit).await,
+        here => {
+            reply.body = here;
+            return Ok((reply, in_flight));
+        }
+    };
+    reply.body = ReplyBody::Whole(gathered.map_err(Stop::Failed)?);
+    Ok((reply, in_flight))
 }
 
 struct Exchange<'a> {
@@ -233,6 +255,14 @@ fn nobody(endpoints: &Endpoints) -> EarlyResponse {
 
 /// All tries failed: 502 or 504, counted as the upstream's answer; or the client broke off its own request.
 fn failed(mut context: RequestContext, fault: &Fault, cargo: Cargo) -> Response<ProxyBody> {
+    if let Fault::RequestBody(error) = fault
+        && error.is::<client::TooLong>()
+    {
+        // what is left of its body cannot be told from a next request
+        let refusal = plugins::too_long(&context.head.headers)
+            .with(header::CONNECTION, HeaderValue::from_static("close"));
+        return early(context, refusal, cargo);
+    }
     let status = match fault {
         Fault::RequestBodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Fault::RequestBody(error) if error.is::<BodyTooLarge>() => StatusCode::PAYLOAD_TOO_LARGE,
@@ -268,7 +298,7 @@ fn failed(mut context: RequestContext, fault: &Fault, cargo: Cargo) -> Response<
 }
 
 /// `Via` and the two latencies of a proxied answer.
-fn proxied_headers(context: &RequestContext, headers: &mut http::HeaderMap) {
+pub(super) fn proxied_headers(context: &RequestContext, headers: &mut http::HeaderMap) {
     match headers.get(header::VIA) {
         None => {
             headers.insert(header::VIA, HeaderValue::from_static(identity::VIA));
@@ -338,7 +368,7 @@ fn answer_with(
                 client,
                 connection,
                 service.read_timeout,
-                Ending { in_flight: ending.in_flight, active: ending.active, log: late.log },
+                Ending { in_flight: ending.in_flight, active: ending.active, log: late.log, tap: None },
             );
             response
         }

@@ -287,7 +287,7 @@ mod tests {
             assert!(guard.admits(target, at(11)));
             guard.observe(target, true, at(11));
         }
-        assert_eq!(guard.admits(target, at(11)), true);
+        assert!(guard.admits(target, at(11)));
         guard.observe(target, false, at(11));
         assert!(target.live.is_available(), "closed: one failure is not half of four");
     }

@@ -1,10 +1,13 @@
-//! Against a real Redis, killed and back.
+//! Against a real Redis, killed and back, with a password, over TLS.
 
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Instant, SystemTime};
 
 use http::header;
-use plinth_testbed::{eventually, redis::Redis};
+use plinth_testbed::process::Process;
+use plinth_testbed::{PortLease, eventually, redis::Redis};
 
+use super::super::limits::Window;
 use super::super::tests::{Gateway, told};
 use super::*;
 use crate::context::{EarlyResponse, RequestContext, Timing};
@@ -24,10 +27,22 @@ async fn ask(gateway: &Gateway, now: Timing) -> (Option<EarlyResponse>, RequestC
     (answer, ctx)
 }
 
+/// Another day's requests until one is counted: the connection is there.
+async fn warm(gateway: &Gateway) {
+    let long_ago = Timing { started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(9), ..Timing::start() };
+    eventually("Redis counts", Duration::from_secs(10), || async {
+        let (_, ctx) = ask(gateway, long_ago).await;
+        ctx.reply_headers.get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_together_with_other_gateways() {
     let redis = Redis::start().await;
     let (one, other) = (gateway(&redis, true), gateway(&redis, true));
+    warm(&one).await;
+    warm(&other).await;
     let now = Timing::start();
     for (gateway, left) in [(&one, "2"), (&other, "1"), (&one, "0")] {
         let (answer, ctx) = ask(gateway, now).await;
@@ -38,14 +53,14 @@ async fn counts_together_with_other_gateways() {
     let answer = answer.unwrap();
     assert_eq!(told(&answer), (429, "error: API rate limit exceeded".to_owned()));
     assert!(answer.headers.contains_key(header::RETRY_AFTER));
-    let manager = Manager::new(redis.url()).unwrap();
-    let pool = Pool::builder(manager).build().unwrap();
-    let mut connection = pool.get().await.unwrap();
-    let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
+    let client = ::redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let zero = "00000000-0000-0000-0000-000000000000";
     let start = Window::of(plinth_kong::Period::Day, now.started_at).start * 1000;
-    assert_eq!(keys, [format!("ratelimit:{zero}:{zero}:192.0.2.7:{start}:day")]);
-    let ttl: u64 = cmd("TTL").arg(&keys[0]).query_async(&mut connection).await.unwrap();
+    let key = format!("ratelimit:{zero}:{zero}:192.0.2.7:{start}:day");
+    let count: u64 = cmd("GET").arg(&key).query_async(&mut connection).await.unwrap();
+    assert_eq!(count, 4, "refused requests count, as in Kong");
+    let ttl: u64 = cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
     assert!((86_000..=86_400).contains(&ttl), "{ttl}");
 }
 
@@ -53,13 +68,13 @@ async fn counts_together_with_other_gateways() {
 async fn a_dead_redis_costs_nothing_and_comes_back() {
     let mut redis = Redis::start().await;
     let gateway = gateway(&redis, true);
+    warm(&gateway).await;
     let now = Timing::start();
     assert_eq!(ask(&gateway, now).await.1.reply_headers["x-ratelimit-remaining-day"], "2");
     redis.kill();
-    let (answer, ctx) = ask(&gateway, now).await;
-    assert!(answer.is_none() && ctx.reply_headers.is_empty(), "passes without headers");
     eventually("the circuit opens", Duration::from_secs(5), || async {
-        ask(&gateway, now).await;
+        let (answer, ctx) = ask(&gateway, now).await;
+        assert!(answer.is_none() && ctx.reply_headers.is_empty(), "passes without headers");
         let open = metric(&gateway, "reason=\"circuit_open\"");
         if open > 0.0 { Ok(()) } else { Err("closed") }
     })
@@ -69,14 +84,14 @@ async fn a_dead_redis_costs_nothing_and_comes_back() {
         assert!(ask(&gateway, now).await.0.is_none());
     }
     assert!(begin.elapsed() < Duration::from_secs(1), "1000 requests took {:?}", begin.elapsed());
-    assert_eq!(metric(&gateway, "gateway_rate_limiting_redis_up{"), 0.0);
+    assert_eq!(metric(&gateway, "gateway_redis_up{"), 0.0);
     redis.start_again().await;
     eventually("limits count again", Duration::from_secs(5), || async {
         let (_, ctx) = ask(&gateway, now).await;
         ctx.reply_headers.get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
     })
     .await;
-    assert_eq!(metric(&gateway, "gateway_rate_limiting_redis_up{"), 1.0);
+    assert_eq!(metric(&gateway, "gateway_redis_up{"), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,6 +119,54 @@ plugins: [{{name: rate-limiting, config: {{day: 3, policy: redis, redis: {{host:
     // Three wait for the deadline, then the circuit is open.
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     assert_eq!(metric(&gateway, "reason=\"timeout\""), 3.0);
+}
+
+/// A Redis that wants a login and TLS, with a user of its own and a second database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_in_over_tls_into_a_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let certified = rcgen::generate_simple_self_signed(vec!["redis.test".to_owned()]).unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let port = PortLease::take();
+    let mut command = Command::new("redis-server");
+    command.args(["--port", "0", "--bind", "127.0.0.1", "--tls-port", &port.port().to_string()]);
+    command.arg("--tls-cert-file").arg(&cert).arg("--tls-key-file").arg(&key);
+    command.args(["--tls-auth-clients", "no", "--save", "", "--dir"]).arg(folder.path());
+    command.args(["--user", "gate", "on", ">s3cret", "~*", "+@all", "--user", "default", "off"]);
+    let mut process = Process::spawn("redis", command, folder.path());
+    let configured = |more: &str| {
+        Gateway::new(&format!(
+            "services: [{{host: h, routes: [{{paths: [/]}}]}}]
+plugins: [{{name: rate-limiting, config: {{day: 3, policy: redis, redis: {{host: 127.0.0.1, port: {}, ssl: true, server_name: redis.test,
+  database: 2, username: gate, {more}}}}}}}]",
+            port.port()
+        ))
+    };
+    let good = configured("password: s3cret");
+    eventually("limits are counted", Duration::from_secs(20), || {
+        process.assert_running();
+        let good = &good;
+        async move {
+            let (_, ctx) = ask(good, Timing::start()).await;
+            ctx.reply_headers.get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
+        }
+    })
+    .await;
+    for (more, why) in [
+        ("password: wrong", "a wrong password"),
+        ("password: s3cret, ssl_verify: true", "a certificate nobody vouches for"),
+    ] {
+        let bad = configured(more);
+        eventually(why, Duration::from_secs(10), || async {
+            let (_, ctx) = ask(&bad, Timing::start()).await;
+            assert!(ctx.reply_headers.is_empty(), "{why} counts nothing");
+            let up = metric(&bad, "gateway_redis_up{");
+            if up == 0.0 { Ok(()) } else { Err(up) }
+        })
+        .await;
+    }
 }
 
 /// The value of the first sample whose line holds the text; 0 when there is none.
