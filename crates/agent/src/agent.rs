@@ -1,5 +1,6 @@
 //! Wiring: settings in, a listening agent out.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +50,10 @@ pub struct Settings {
     pub datacenter: String,
     /// The agent's own node in the catalog; `plinth`.
     pub node_name: String,
+    /// The id of that node; by default the one in the data, else a new one.
+    pub node_id: Option<uuid::Uuid>,
+    /// Metadata of that node, as Consul's `-node-meta`; none.
+    pub node_meta: BTreeMap<String, String>,
     /// When set, every request must carry it.
     pub token: Option<Secret>,
     /// Largest request body in bytes apart from KV values (which have Consul's 512 KiB); 8 MiB.
@@ -69,6 +74,8 @@ impl Default for Settings {
             data: Data::Memory,
             datacenter: "dc1".to_owned(),
             node_name: "plinth".to_owned(),
+            node_id: None,
+            node_meta: BTreeMap::new(),
             token: None,
             max_body: 8 << 20,
             compact_after: 64 << 20,
@@ -169,9 +176,13 @@ fn identity(settings: &Settings, state: &State, address: SocketAddr) -> Identity
     let known = state.node(&settings.node_name).map(|n| n.id.clone()).filter(|id| !id.is_empty());
     let advertised =
         if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    let given = settings.node_id.map(|id| id.to_string());
+    let mut meta = settings.node_meta.clone();
+    meta.insert("consul-network-segment".to_owned(), String::new());
     Identity {
         node: settings.node_name.clone(),
-        id: known.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        id: given.or(known).unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        meta,
         address: advertised,
         http_port: address.port(),
         datacenter: settings.datacenter.clone(),
@@ -199,7 +210,7 @@ async fn register_self(engine: &Engine, identity: &Identity) -> Result<(), Error
             address: address.clone(),
             datacenter: identity.datacenter.clone(),
             tagged_addresses: Some(tagged.map(|name| (name, address.clone())).collect()),
-            meta: Some([("consul-network-segment".to_owned(), String::new())].into()),
+            meta: Some(identity.meta.clone()),
             ..Node::default()
         },
         skip_node_update: false,

@@ -1,7 +1,9 @@
 //! The HTTP surface: one function from request to answer, with Consul's manners.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -46,6 +48,8 @@ pub(crate) const VERSION: &str = "1.8.7";
 pub(crate) struct Identity {
     pub node: String,
     pub id: String,
+    /// Of the node, Consul's own entry included.
+    pub meta: BTreeMap<String, String>,
     pub address: IpAddr,
     pub http_port: u16,
     pub datacenter: String,
@@ -63,6 +67,20 @@ pub(crate) struct Server {
     pub cache: Cache,
     pub runners: tokio::sync::watch::Sender<u64>,
     events: tokio::sync::watch::Sender<Vec<misc::Event>>,
+}
+
+/// A client that is in the middle of sending would see its connection reset instead of the answer: what it sends is read,
+/// until it pauses for a quarter of a second or has sent 16 MiB.
+async fn discard(mut body: Incoming) {
+    const PAUSE: Duration = Duration::from_millis(250);
+    const MOST: usize = 16 << 20;
+    let mut read = 0;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(PAUSE, body.frame()).await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > MOST {
+            break;
+        }
+    }
 }
 
 /// One request, taken apart.
@@ -120,6 +138,9 @@ impl Server {
             .and_then(|l| l.parse::<u64>().ok())
             .filter(|l| *l > limit as u64);
         if let Some(size) = announced {
+            if !headers.contains_key(header::EXPECT) {
+                discard(body).await;
+            }
             return Err(too_large(size));
         }
         match Limited::new(body, limit).collect().await {

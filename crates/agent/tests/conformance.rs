@@ -151,6 +151,11 @@ async fn transactions() {
 }
 
 #[tokio::test]
+async fn client_libraries() {
+    same(include_str!("scripts/sdks.txt")).await;
+}
+
+#[tokio::test]
 async fn catalog() {
     same(include_str!("scripts/catalog.txt")).await;
 }

@@ -44,6 +44,9 @@ async fn serve(command: &commands::Agent) -> Result<(), Failure> {
         http_port: command.http_port,
         data,
         datacenter: command.datacenter.clone(),
+        node_name: command.node_name.clone(),
+        node_id: command.node_id,
+        node_meta: command.node_meta.iter().cloned().collect(),
         token,
         ..Settings::default()
     };

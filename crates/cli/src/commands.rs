@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The base that microservices stand on: registry, configuration, health and gateway.
@@ -97,6 +98,15 @@ pub struct Agent {
     /// Keep everything in memory; it is gone when the agent ends
     #[arg(long)]
     pub in_memory: bool,
+    /// Name of the agent's own node in the catalog
+    #[arg(long, default_value = "plinth", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub node_name: String,
+    /// Id of that node [default: the one in the data folder, else a new one]
+    #[arg(long, value_name = "UUID")]
+    pub node_id: Option<uuid::Uuid>,
+    /// Metadata of that node, any number of times
+    #[arg(long, value_name = "KEY:VALUE", value_parser = node_meta)]
+    pub node_meta: Vec<(String, String)>,
     /// Datacenter name that the agent reports
     #[arg(long, default_value = "dc1")]
     pub datacenter: String,
@@ -326,6 +336,13 @@ fn log_level(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("expected one of {}, or part=level with commas between", LEVELS.join(", ")))
+    }
+}
+
+fn node_meta(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY:VALUE".to_owned()),
     }
 }
 

@@ -136,19 +136,30 @@ fn number(text: &str) -> Result<u64, Reply> {
     })
 }
 
-/// Consul refuses what cannot be a session's id before it looks.
+/// Consul refuses what cannot be a session's id before it looks. It reads ids loosely: hexadecimal digits with up to
+/// four hyphens anywhere, 36 characters in all.
 pub(super) fn session_id(text: &str) -> Result<String, Reply> {
-    let lookup = |why: &str| Reply::internal(&format!("failed session lookup: index error: {why}"));
+    let lookup = |why: &str| Err(Reply::internal(&format!("failed session lookup: index error: {why}")));
     if text.is_empty() {
         return Ok(String::new());
     }
     if text.len() != 36 {
-        return Err(lookup("UUID must be 36 characters"));
+        return lookup("UUID must be 36 characters");
     }
-    match uuid::Uuid::try_parse(text) {
-        Ok(id) => Ok(id.to_string()),
-        Err(_) => Err(lookup("Invalid UUID")),
+    let hyphens = text.bytes().filter(|b| *b == b'-').count();
+    if hyphens > 4 {
+        return lookup(&format!("UUID should have maximum of 4 \"-\"; got {hyphens}"));
     }
+    if !(text.len() - hyphens).is_multiple_of(2) {
+        return lookup("Input (without hyphens) must be even length");
+    }
+    let digits = text.replace('-', "");
+    if let Some(other) = digits.bytes().find(|b| !b.is_ascii_hexdigit()) {
+        let shown = char::from(other);
+        return lookup(&format!("Invalid UUID: encoding/hex: invalid byte: U+{other:04X} '{shown}'"));
+    }
+    // more digits than a UUID has: well-formed to Consul, and nobody's
+    Ok(uuid::Uuid::try_parse(&digits).map_or(digits, |id| id.to_string()))
 }
 
 /// The list form of entries, written by hand: this is the hottest answer of the KV store.

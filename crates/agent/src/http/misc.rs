@@ -96,7 +96,7 @@ impl Server {
                     "encoded_bodies": self.cache.encoded().to_string(),
                 },
             },
-            "Meta": { "consul-network-segment": "" },
+            "Meta": self.identity.meta,
         });
         Ok(Reply::json(&answer, call.pretty))
     }

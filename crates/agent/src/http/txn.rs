@@ -122,6 +122,8 @@ impl Server {
         } else {
             None
         };
+        // The first in this order counts. Go's client sends the others as null.
+        fields.ignore(&["KV", "Node", "Service", "Check"]);
         fields.finish()?;
         Ok(decoded)
     }
