@@ -20,7 +20,9 @@ usage: cargo xtask <task>
   bench     measures on this machine and prints tables: start, discovery, gateway, gateway-plugins, agent,
             agent-watchers, agent-scale (all by default); PLINTH_BENCH_PROFILE=release spares the link-time optimisation
   house     who may depend on what, versions in one place
-  provision only installs what the tests need";
+  conformance  the long tests of tests/conformance: the Go client's own tests, py-consul's on a real Consul, rs-consul,
+            Patroni; installs what they need
+  provision only installs what the tests need; --all also what `conformance` needs";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -38,7 +40,11 @@ fn main() -> ExitCode {
             Ok(address) => bench::upstream::serve(address),
             Err(_) => Err(Failed(format!("{address}: expected an address and port"))),
         },
+        ("conformance", filters) => conformance(filters),
         ("provision", []) => provision::for_tests().map(drop),
+        ("provision", [all]) if all == "--all" => {
+            provision::for_tests().and_then(|_| provision::for_conformance())
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(64);
@@ -63,6 +69,17 @@ fn test(filters: &[String]) -> Result<(), Failed> {
     }
     tests.args(filters).env("PLINTH_TEST_CONSUL_BIN", tools.consul);
     step("run the tests", tests)
+}
+
+/// Real Consul clients that take longer than a test run should.
+fn conformance(filters: &[String]) -> Result<(), Failed> {
+    let tools = provision::for_tests()?;
+    provision::for_conformance()?;
+    process::programs()?;
+    let mut tests = cargo(&["test", "-p", "plinth-tests", "--test", "conformance", "--", "--ignored"]);
+    // One at a time: each keeps both cores busy, and the Go tests give a server two seconds to start.
+    tests.arg("--test-threads=1").args(filters).env("PLINTH_TEST_CONSUL_BIN", tools.consul);
+    step("long conformance tests", tests)
 }
 
 fn ci() -> Result<(), Failed> {

