@@ -19,14 +19,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Guard};
 use crate::error::Error;
 use crate::http::{Identity, Server, VERSION};
 use crate::runners;
+use crate::state::State;
 use crate::state::command::{Command, Registration};
 use crate::state::model::{Check, Node, SERF_HEALTH, Service};
-use crate::state::{Fault, State};
 use crate::storage::Folder;
+use crate::storage::disk::{Disk, RealDisk};
 use crate::timers::{self, Timers};
 
 /// Where the agent keeps its state.
@@ -46,6 +47,8 @@ pub struct Settings {
     /// 8500; 0 takes a free port, see [`Agent::address`].
     pub http_port: u16,
     pub data: Data,
+    /// What [`Data::Dir`] is on; the operating system's files. Tests put a disk that fails in its place.
+    pub disk: Arc<dyn Disk>,
     /// `dc1`.
     pub datacenter: String,
     /// The agent's own node in the catalog; `plinth`.
@@ -72,6 +75,7 @@ impl Default for Settings {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             http_port: 8500,
             data: Data::Memory,
+            disk: Arc::new(RealDisk),
             datacenter: "dc1".to_owned(),
             node_name: "plinth".to_owned(),
             node_id: None,
@@ -113,7 +117,7 @@ impl Agent {
         let bind = |source| Error::Bind { address: wanted, source };
         let listener = TcpListener::bind(wanted).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let (folder, state) = open(&settings.data).await?;
+        let (folder, state) = open(&settings).await?;
         let identity = identity(&settings, &state, address);
         let engine = Arc::new(Engine::start(state, folder, settings.compact_after)?);
         register_self(&engine, &identity).await?;
@@ -123,19 +127,32 @@ impl Agent {
         let node = identity.node.clone();
         let server =
             Arc::new(Server::new(engine.clone(), timers.clone(), identity, token, settings.max_body));
-        let tasks = vec![
-            tokio::spawn(timers.run(engine.clone(), node.clone())),
-            tokio::spawn(timers::reap(engine.clone(), node.clone(), server.runners.clone())),
-            tokio::spawn(runners::run(engine.clone(), node, server.runners.subscribe())),
-        ];
         let (stop, stopped) = watch::channel(false);
-        let accept = tokio::spawn(accept(listener, server, stopped, settings));
+        let alarm = engine.alarm();
+        let tasks = vec![
+            guarded(alarm.guard("the expiry of sessions"), timers.run(engine.clone(), node.clone())),
+            guarded(
+                alarm.guard("the removal of critical services"),
+                timers::reap(engine.clone(), node.clone(), server.runners.clone()),
+            ),
+            guarded(
+                alarm.guard("the runner of checks"),
+                runners::run(engine.clone(), node, server.runners.subscribe()),
+            ),
+        ];
+        let accept = guarded(alarm.guard("the listener"), accept(listener, server, stopped, settings));
         Ok(Agent { address, stop, tasks, accept: Some(accept), engine: EngineHandle(engine) })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Comes back, with the part's name, only if a part without which this is no agent has ended by a panic. The process
+    /// must end then: writes are refused from there on, or sessions never expire again.
+    pub async fn failed(&self) -> &'static str {
+        self.engine.0.alarm().rung().await
     }
 
     /// Answers what waits, finishes what runs, brings what was accepted to disk and ends.
@@ -164,10 +181,17 @@ impl Drop for Agent {
     }
 }
 
-async fn open(data: &Data) -> Result<(Option<Folder>, State), Error> {
-    let Data::Dir(dir) = data else { return Ok((None, State::default())) };
-    let dir = dir.clone();
-    let opened = tokio::task::spawn_blocking(move || Folder::open(&dir)).await;
+fn guarded(guard: Guard, part: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let _guard = guard;
+        part.await;
+    })
+}
+
+async fn open(settings: &Settings) -> Result<(Option<Folder>, State), Error> {
+    let Data::Dir(dir) = &settings.data else { return Ok((None, State::default())) };
+    let (disk, dir) = (settings.disk.clone(), dir.clone());
+    let opened = tokio::task::spawn_blocking(move || Folder::open(disk, &dir)).await;
     let (folder, state) = opened.map_err(|e| Error::Thread(std::io::Error::other(e)))??;
     Ok((Some(folder), state))
 }
@@ -239,7 +263,7 @@ async fn register_self(engine: &Engine, identity: &Identity) -> Result<(), Error
                 tracing::warn!(%error, "cannot renew the agent's own registration");
                 return Ok(());
             }
-            Err(Error::Bootstrap(Fault::NodeUnknown))
+            Err(Error::FirstWrite(error))
         }
     }
 }

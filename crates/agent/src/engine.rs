@@ -3,28 +3,33 @@
 //! A writer thread takes commands in batches, applies them to its own next version, brings the batch to disk
 //! with one sync, and only then publishes the version, answers the writers and wakes the watchers concerned.
 //! So nobody ever sees a state that a crash could take back. When the disk refuses, the next version is dropped,
-//! the writers get an error, and the store goes on with the published one.
+//! the writers get an error, and the store goes on with the published one. A writer thread that panics is the end: see
+//! [`Alarm`].
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, WriteError};
-use crate::state::{Applied, Command, Outcome, State, Topic};
-use crate::storage::{Entry, Folder, SnapshotTicket, frame};
+use crate::state::{Command, Outcome, State};
+use crate::storage::Folder;
 
+mod alarm;
+mod compaction;
+#[cfg(test)]
+mod simulation;
 pub mod watch;
+mod writer;
 
+pub(crate) use alarm::{Alarm, Guard};
+use compaction::{Compaction, Thread};
 use watch::{Interest, Watches};
+use writer::{Refusal, Store, Writer};
 
 /// Commands waiting for the writer; beyond it writers wait.
 const QUEUE: usize = 4096;
-/// Most commands of one group commit.
-const BATCH: usize = 1024;
-/// Most bytes of one group commit.
-const BATCH_BYTES: usize = 8 << 20;
 
 struct Request {
     command: Command,
@@ -40,6 +45,8 @@ pub struct Written {
 pub struct Engine {
     published: Arc<ArcSwap<State>>,
     watches: Arc<Watches>,
+    refusal: Refusal,
+    alarm: Alarm,
     queue: parking_lot::Mutex<Option<mpsc::Sender<Request>>>,
     writer: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -47,27 +54,44 @@ pub struct Engine {
 impl Engine {
     /// Starts the writer. `folder` is where it stores, if anywhere; `compact_after` bytes of log it snapshots.
     pub fn start(state: State, folder: Option<Folder>, compact_after: u64) -> Result<Engine, Error> {
-        let published = Arc::new(ArcSwap::from_pointee(state.clone()));
+        let published = Arc::new(ArcSwap::from_pointee(state));
         let watches = Arc::new(Watches::default());
+        let refusal: Refusal = Arc::new(ArcSwapOption::empty());
+        let alarm = Alarm::default();
         let (queue, requests) = mpsc::channel(QUEUE);
-        let writer = Writer {
-            head: state,
-            checkpoint: published.load_full(),
-            applied: Vec::new(),
-            published: published.clone(),
-            watches: watches.clone(),
-            disk: folder.map(|folder| Disk { folder, compact_after, compactor: None, refused: false }),
-        };
+        let store = folder.map(|folder| {
+            let owed = folder.has_replaced_files();
+            let beside = Box::new(Thread::default());
+            let compaction = Compaction::new(compact_after, owed, compaction::RETRY, beside);
+            Store::new(folder, compaction, refusal.clone())
+        });
+        let writer = Writer::new(published.clone(), watches.clone(), store);
+        let guard = alarm.guard("the writer");
         let thread = std::thread::Builder::new()
             .name("agent-writer".to_owned())
-            .spawn(move || writer.run(requests))
+            .spawn(move || {
+                let _guard = guard;
+                writer.run(requests);
+            })
             .map_err(Error::Thread)?;
         Ok(Engine {
             published,
             watches,
+            refusal,
+            alarm,
             queue: parking_lot::Mutex::new(Some(queue)),
             writer: parking_lot::Mutex::new(Some(thread)),
         })
+    }
+
+    /// Why the disk refuses writes, while it does.
+    pub fn read_only(&self) -> Option<Arc<String>> {
+        self.refusal.load_full()
+    }
+
+    /// Rings when something without which the agent is none has ended by a panic.
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 
     /// The newest version that is on disk.
@@ -152,230 +176,14 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
-struct Disk {
-    folder: Folder,
-    compact_after: u64,
-    compactor: Option<std::thread::JoinHandle<()>>,
-    refused: bool,
-}
-
-struct Writer {
-    /// The next version: the published one and what was applied since.
-    head: State,
-    /// A version to go back to and the commands that lead from it to `head`. Going back by doing those again costs
-    /// something only when a command fails half-way; a clone of `head` before every command would make each of them copy
-    /// every node of the maps that it touches.
-    checkpoint: Arc<State>,
-    applied: Vec<(u64, Command)>,
-    published: Arc<ArcSwap<State>>,
-    watches: Arc<Watches>,
-    disk: Option<Disk>,
-}
-
-struct Done {
-    reply: oneshot::Sender<Result<Written, WriteError>>,
-    result: Result<Written, WriteError>,
-}
-
-impl Writer {
-    fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        let mut frames = Vec::new();
-        let mut topics = Vec::new();
-        let mut done = Vec::new();
-        while let Some(first) = requests.blocking_recv() {
-            frames.clear();
-            let mut next = Some(first);
-            while let Some(request) = next {
-                self.take(request, &mut frames, &mut topics, &mut done);
-                next = if done.len() < BATCH && frames.len() < BATCH_BYTES {
-                    requests.try_recv().ok()
-                } else {
-                    None
-                };
-            }
-            self.commit(&frames, &mut topics, &mut done);
-        }
-        if let Some(compactor) = self.disk.and_then(|d| d.compactor)
-            && compactor.join().is_err()
-        {
-            tracing::error!("the agent's snapshot thread ended badly");
-        }
-    }
-
-    fn take(
-        &mut self,
-        request: Request,
-        frames: &mut Vec<u8>,
-        topics: &mut Vec<Topic>,
-        done: &mut Vec<Done>,
-    ) {
-        let Request { command, reply } = request;
-        let at = now();
-        let (Applied { outcome, changed, topics: concerned }, torn) = self.head.apply_unguarded(&command, at);
-        let mut result = outcome.map_err(WriteError::from);
-        if torn {
-            self.go_back();
-        } else if changed && self.disk.is_some() {
-            let whole = frames.len();
-            let entry = Entry { index: self.head.index(), at, command: &command };
-            if let Err(error) = frame::encode(frames, &entry) {
-                frames.truncate(whole);
-                self.go_back();
-                result = Err(WriteError::ReadOnly(error.to_string()));
-            }
-        }
-        if changed && result.is_ok() {
-            topics.extend(concerned);
-            self.applied.push((at, command));
-        }
-        done.push(Done { reply, result: result.map(|outcome| Written { outcome }) });
-    }
-
-    /// Takes back what the last command did. Each command is done again at most once for that: the checkpoint moves along.
-    fn go_back(&mut self) {
-        self.head = State::clone(&self.checkpoint);
-        for (at, command) in self.applied.drain(..) {
-            self.head.apply_unguarded(&command, at);
-        }
-        self.checkpoint = Arc::new(self.head.clone());
-    }
-
-    fn commit(&mut self, frames: &[u8], topics: &mut Vec<Topic>, done: &mut Vec<Done>) {
-        let stored = match &mut self.disk {
-            Some(disk) if !frames.is_empty() => disk.append(frames),
-            _ => Ok(()),
-        };
-        match stored {
-            Ok(()) => {
-                self.checkpoint = Arc::new(self.head.clone());
-                self.applied.clear();
-                self.published.store(self.checkpoint.clone());
-                for answer in done.drain(..) {
-                    // a writer that went away is not an error
-                    let _ = answer.reply.send(answer.result);
-                }
-                for topic in topics.drain(..) {
-                    self.watches.wake(&topic);
-                }
-                if let Some(disk) = &mut self.disk {
-                    disk.compact(&self.head);
-                }
-            }
-            Err(text) => {
-                self.checkpoint = self.published.load_full();
-                self.head = State::clone(&self.checkpoint);
-                self.applied.clear();
-                topics.clear();
-                for answer in done.drain(..) {
-                    let _ = answer.reply.send(Err(WriteError::ReadOnly(text.clone())));
-                }
-            }
-        }
-    }
-}
-
-impl Disk {
-    fn append(&mut self, frames: &[u8]) -> Result<(), String> {
-        match self.folder.append(frames) {
-            Ok(()) => {
-                if std::mem::take(&mut self.refused) {
-                    tracing::info!("the disk takes writes again: the agent is writable");
-                }
-                Ok(())
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.refused, true) {
-                    tracing::error!(%error, "the disk refuses writes: the agent is read-only until it takes them again");
-                }
-                Err(error.to_string())
-            }
-        }
-    }
-
-    fn compact(&mut self, state: &State) {
-        if self.folder.log_length() < self.compact_after {
-            return;
-        }
-        if self.compactor.as_ref().is_some_and(|c| !c.is_finished()) {
-            return;
-        }
-        let ticket: SnapshotTicket = match self.folder.rotate() {
-            Ok(ticket) => ticket,
-            Err(error) => {
-                tracing::warn!(%error, "cannot begin a new log; going on with the old one");
-                return;
-            }
-        };
-        let state = state.clone();
-        let spawned =
-            std::thread::Builder::new().name("agent-snapshot".to_owned()).spawn(move || {
-                match ticket.write(&state) {
-                    Ok(bytes) => tracing::info!(bytes, index = state.index(), "snapshot written"),
-                    Err(error) => tracing::warn!(%error, "cannot write a snapshot; the logs stay"),
-                }
-            });
-        match spawned {
-            Ok(thread) => self.compactor = Some(thread),
-            Err(error) => tracing::warn!(%error, "cannot start the snapshot thread; the logs stay"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
-    use crate::state::Table;
-    use crate::state::command::{Registration, SetMode, TxnOp};
+    use crate::state::command::{Registration, SetMode};
     use crate::state::model::{Check, Node};
+    use crate::state::{Table, Topic};
 
-    fn put(writer: &mut Writer, key: &str) -> Result<Written, WriteError> {
-        let command = Command::KvSet { key: key.into(), value: "v".into(), flags: 0, mode: SetMode::Plain };
-        let (reply, mut answer) = oneshot::channel();
-        let (mut frames, mut topics, mut done) = (Vec::new(), Vec::new(), Vec::new());
-        writer.take(Request { command, reply }, &mut frames, &mut topics, &mut done);
-        writer.commit(&frames, &mut topics, &mut done);
-        answer.try_recv().unwrap()
-    }
-
-    #[test]
-    fn a_full_disk_makes_it_read_only_and_it_heals() {
-        let dir = tempfile::tempdir().unwrap();
-        let (folder, head) = Folder::open(dir.path()).unwrap();
-        let published = Arc::new(ArcSwap::from_pointee(head.clone()));
-        let disk = Disk { folder, compact_after: u64::MAX, compactor: None, refused: false };
-        let mut writer = Writer {
-            head,
-            checkpoint: published.load_full(),
-            applied: Vec::new(),
-            published: published.clone(),
-            watches: Arc::default(),
-            disk: Some(disk),
-        };
-        put(&mut writer, "before").unwrap();
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let real = writer.disk.as_mut().unwrap().folder.swap_log(full);
-        for _ in 0..2 {
-            assert!(matches!(put(&mut writer, "during"), Err(WriteError::ReadOnly(_))));
-        }
-        assert!(published.load().kv_get("during").is_none() && published.load().kv_get("before").is_some());
-        writer.disk.as_mut().unwrap().folder.swap_log(real);
-        put(&mut writer, "after").unwrap();
-        assert!(published.load().kv_get("after").is_some());
-        drop(writer);
-        let (_folder, restored) = Folder::open(dir.path()).unwrap();
-        let keys: Vec<_> = restored.kv_under("").map(|e| e.key.clone()).collect();
-        assert_eq!(keys, ["after", "before"]);
-        assert_eq!(restored.index(), published.load().index());
-    }
-
-    fn kv(verb: &str, key: &str, index: u64) -> TxnOp {
-        let (verb, key) = (verb.to_owned(), key.to_owned());
-        TxnOp::Kv { verb, key, value: "v".into(), flags: 0, index, session: String::new() }
-    }
-
-    fn registration(node: &str, check_of: &str) -> Command {
+    pub(super) fn registration(node: &str, check_of: &str) -> Command {
         let node = Node { node: node.to_owned(), address: "10.0.0.1".into(), ..Node::default() };
         let check = Check {
             node: node.node.clone(),
@@ -389,55 +197,6 @@ mod tests {
             service: None,
             checks: vec![check],
         }))
-    }
-
-    /// Commands that fail half-way, between others in one batch: as if they had never been, here and on disk.
-    #[test]
-    fn a_command_that_fails_half_way_leaves_nothing_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let (folder, head) = Folder::open(dir.path()).unwrap();
-        let published = Arc::new(ArcSwap::from_pointee(head.clone()));
-        let disk = Disk { folder, compact_after: u64::MAX, compactor: None, refused: false };
-        let mut writer = Writer {
-            head,
-            checkpoint: published.load_full(),
-            applied: Vec::new(),
-            published: published.clone(),
-            watches: Arc::default(),
-            disk: Some(disk),
-        };
-        let mut expected = State::default();
-        for batch in 0..3 {
-            let (mut frames, mut topics, mut done) = (Vec::new(), Vec::new(), Vec::new());
-            let set = |key: &str| Command::KvSet {
-                key: format!("{batch}/{key}"),
-                value: "v".into(),
-                flags: 0,
-                mode: SetMode::Plain,
-            };
-            let commands = [
-                set("a"),
-                Command::Txn(vec![kv("set", "x", 0), kv("cas", "x", 77)]),
-                registration("n1", ""),
-                registration("torn", "nobody's"),
-                set("b"),
-                Command::Txn(vec![kv("delete-tree", "", 0), kv("get", "gone", 0)]),
-                registration("n2", ""),
-            ];
-            for command in commands {
-                let (reply, _answer) = oneshot::channel();
-                // a refusal is part of the history
-                let _outcome = expected.apply(&command, now());
-                writer.take(Request { command, reply }, &mut frames, &mut topics, &mut done);
-            }
-            writer.commit(&frames, &mut topics, &mut done);
-        }
-        let image = |state: &State| state.records().map(|r| format!("{r:?}")).collect::<Vec<_>>();
-        assert!(expected.node("torn").is_none() && expected.node("n2").is_some());
-        assert_eq!(image(&published.load()), image(&expected));
-        drop(writer);
-        let (_folder, restored) = Folder::open(dir.path()).unwrap();
-        assert_eq!(image(&restored), image(&expected));
     }
 
     /// The classic bug: a change between the look and the wait. Nobody may miss the last state, however writers and

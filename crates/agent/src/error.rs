@@ -14,16 +14,24 @@ pub enum Error {
     FolderInUse(PathBuf),
     #[error("cannot {action} {path}")]
     Storage { action: &'static str, path: PathBuf, source: std::io::Error },
+    /// Not a torn end: what follows was written after the damaged place had been acknowledged.
     #[error(
-        "{path} is damaged at byte {offset} and later files depend on it; restore the folder from a copy"
+        "{path} is damaged at byte {offset} and acknowledged writes follow; restore the folder from a copy, or give them up: \
+         cut the file there (truncate -s {offset}) and remove logs with higher numbers"
     )]
     Damaged { path: PathBuf, offset: u64 },
+    #[error(
+        "{path}: the record at byte {offset} is whole but not understood; was it written by a newer version?"
+    )]
+    Unreadable { path: PathBuf, offset: u64, source: serde_json::Error },
     #[error("{path} is missing, and acknowledged writes with it; restore the folder from a copy")]
     Missing { path: PathBuf },
     #[error("{path}: record {index} does not follow from the state before it")]
     Diverged { path: PathBuf, index: u64 },
     #[error("cannot register the agent's own node")]
     Bootstrap(#[source] crate::state::Fault),
+    #[error("cannot store the agent's own node: {0}")]
+    FirstWrite(#[source] WriteError),
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
 }
@@ -35,6 +43,8 @@ pub enum WriteError {
     Refused(#[from] crate::state::Fault),
     #[error("agent is read-only: the write could not be stored: {0}")]
     ReadOnly(String),
+    #[error("the write could not be stored: {0}")]
+    Unstorable(String),
     #[error("agent is stopping")]
     Stopping,
 }

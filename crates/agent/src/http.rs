@@ -24,6 +24,8 @@ mod cache;
 mod catalog;
 mod decode;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzed;
 mod health;
 mod json;
 mod kv;

@@ -5,12 +5,15 @@
 //! queries; `http` is Consul's surface; `timers` and `runners` end sessions and run checks.
 //!
 //! Invariants: a write is answered after it is on disk; nobody sees a state that a crash could take back; an
-//! index never goes backwards. It fails read-only when the disk refuses writes, and heals when it takes them.
+//! index never goes backwards. It fails read-only when the disk refuses writes, and heals when it takes them; when a part
+//! of it panics it is no agent any more, see [`Agent::failed`].
 
 mod agent;
 mod duration;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 // the error side of a handler is the answer itself, made and consumed at once: boxing it would cost an allocation
 #[allow(clippy::result_large_err)]
 mod http;

@@ -1,22 +1,37 @@
 //! The durable log and its snapshots in one folder.
 //!
 //! Files: `lock` (held while an agent runs), `<n>.log` (commands), `<n>.snapshot` (the state before `<n>.log`).
-//! Both are sequences of frames, see [`frame`]. A start takes the newest whole snapshot and replays the logs
-//! from its number on. A log that ends in a torn or damaged frame is cut there if it is the last one (what was
-//! cut is kept beside it); damage in an earlier one refuses the start, since acknowledged writes are missing.
+//! Both are sequences of frames, see [`frame`]; what is synced together is one frame of the log, so that it is there
+//! whole or not at all. A start takes the newest whole snapshot and replays the logs from its number on. The last log
+//! may end in a torn frame, which is cut (and kept beside it); any other damage refuses the start, since acknowledged
+//! writes are missing.
+//!
+//! All of it stands on what [`disk`] promises and no more. So: nothing counts before its sync succeeded; after one that
+//! failed the bytes are written anew; a new name is synced before anything relies on it; what a start has read is made
+//! durable before anybody sees it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::any::Any;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::state::image::Record;
 use crate::state::{Command, State};
 
+mod decode;
+pub mod disk;
 pub mod frame;
+mod names;
+mod recover;
+mod snapshot;
+
+use disk::{Disk, DiskFile};
+use recover::{Last, Recovered, Torn, recover};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use recover::{read_snapshot, replay};
+pub use snapshot::SnapshotTicket;
 
 /// One entry of the log: the command, when it was applied and the index it led to.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,57 +44,40 @@ pub struct Entry<C = Command> {
 /// An open folder, positioned at the end of its last log.
 #[derive(Debug)]
 pub struct Folder {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
-    _lock: File,
-    log: File,
-    log_number: u64,
+    _lock: Box<dyn Any + Send>,
+    /// `None` while it could not be begun yet.
+    log: Option<Box<dyn DiskFile>>,
+    number: u64,
     /// Up to here the log is known to be whole and on disk.
     length: u64,
     /// Bytes beyond `length` may exist because a write failed half-way.
     dirty: bool,
+    /// There are files that a snapshot should have replaced.
+    replaced: bool,
+    refusal: Option<io::Error>,
 }
 
 impl Folder {
-    /// Opens or creates the folder and rebuilds the state.
-    pub fn open(dir: &Path) -> Result<(Folder, State), Error> {
-        std::fs::create_dir_all(dir).map_err(|e| storage("create", dir, e))?;
-        let lock = take_lock(dir)?;
-        let files = Files::list(dir)?;
-        let mut state = State::default();
-        let mut first = 0;
-        for number in files.snapshots.iter().rev() {
-            let path = snapshot_path(dir, *number);
-            match read_snapshot(&path)? {
-                Some(whole) => {
-                    state = whole;
-                    first = *number;
-                    break;
-                }
-                None => {
-                    tracing::warn!(path = %path.display(), "snapshot is not whole, taking the one before")
-                }
-            }
-        }
-        let logs: Vec<u64> = files.logs.iter().copied().filter(|n| *n >= first).collect();
-        no_gap(dir, first, &logs)?;
-        let mut length = 0;
-        for (at, number) in logs.iter().enumerate() {
-            let last = at + 1 == logs.len();
-            length = replay(&log_path(dir, *number), last, &mut state)?;
-        }
-        let log_number = logs.last().copied().unwrap_or(first);
-        let path = log_path(dir, log_number);
-        let log = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|e| storage("open", &path, e))?;
-        sync_folder(dir)?;
-        let folder = Folder { dir: dir.to_owned(), _lock: lock, log, log_number, length, dirty: false };
-        folder.remove_before(first);
-        Ok((folder, state))
+    /// Opens or creates the folder and rebuilds the state. A full disk is no reason not to.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Folder, State), Error> {
+        make_folder(&*disk, dir)?;
+        let lock = dir.join("lock");
+        let lock = disk.lock(&lock).map_err(|e| storage("lock", &lock, e))?;
+        let lock = lock.ok_or_else(|| Error::FolderInUse(dir.to_owned()))?;
+        let mut recovered = recover(&*disk, dir)?;
+        let state = std::mem::take(&mut recovered.state);
+        let (log, refusal) = settle(&*disk, dir, &recovered)?;
+        let Recovered { number, replaced, ref last, .. } = recovered;
+        let length = last.as_ref().filter(|last| last.number == number).map_or(0, Last::end);
+        let (dir, dirty) = (dir.to_owned(), refusal.is_some());
+        Ok((Folder { disk, dir, _lock: lock, log, number, length, dirty, replaced, refusal }, state))
+    }
+
+    /// Why the disk refused what a start has to write, if it did: it is read-only until it takes writes.
+    pub fn refusal(&mut self) -> Option<io::Error> {
+        self.refusal.take()
     }
 
     /// Bytes in the current log.
@@ -87,217 +85,188 @@ impl Folder {
         self.length
     }
 
-    /// Appends frames and waits until they are on disk. On an error nothing of them counts; the next call
-    /// tries again from the same place.
-    pub fn append(&mut self, frames: &[u8]) -> io::Result<()> {
-        if self.dirty {
-            self.log.set_len(self.length)?;
-            self.log.sync_data()?;
-            self.dirty = false;
+    /// Whether a snapshot is wanted for what a start found, whatever the log's length.
+    pub fn has_replaced_files(&self) -> bool {
+        self.replaced
+    }
+
+    /// Appends a frame and waits until it is on disk. On an error nothing of it counts; the next call writes at the
+    /// same place.
+    pub fn append(&mut self, frame: &[u8]) -> io::Result<()> {
+        let length = self.length;
+        let log = self.repaired()?;
+        let stored = log.write_at(frame, length).and_then(|()| log.sync());
+        if stored.is_ok() {
+            self.length += frame.len() as u64;
+            return Ok(());
+        }
+        // Its writers are told that it is not stored, so no later start shall find it: cut at once, and surely by
+        // `repaired` before anything else is written.
+        if let Err(error) = log.set_len(length) {
+            tracing::debug!(%error, "cannot cut what was not stored yet");
         }
         self.dirty = true;
-        self.log.write_all_at(frames, self.length)?;
-        self.log.sync_data()?;
-        self.dirty = false;
-        self.length += frames.len() as u64;
-        Ok(())
+        stored
+    }
+
+    /// Whether the disk would take `bytes` bytes now; leaves nothing behind.
+    pub fn probe(&mut self, bytes: usize) -> io::Result<()> {
+        let length = self.length;
+        let log = self.repaired()?;
+        // zeros are no frame, whatever of them is found later
+        let taken = log.write_at(&vec![0; bytes], length).and_then(|()| log.sync());
+        self.dirty = true;
+        taken?;
+        self.repaired().map(drop)
+    }
+
+    /// The log, with nothing behind its whole length.
+    fn repaired(&mut self) -> io::Result<&dyn DiskFile> {
+        if self.log.is_none() {
+            self.log = Some(begin(&*self.disk, &self.dir, self.number)?);
+        }
+        let Some(log) = self.log.as_deref() else { return Err(io::Error::other("no log")) };
+        if self.dirty {
+            wipe(log, self.length)?;
+            self.dirty = false;
+        }
+        Ok(log)
     }
 
     /// Begins a new log. The caller then writes the snapshot of the state at this very point with the ticket,
-    /// on any thread; until that is done the older files stay.
+    /// on any thread; until that is done the older files stay. On an error the old log is still the one.
     pub fn rotate(&mut self) -> io::Result<SnapshotTicket> {
-        let number = self.log_number + 1;
-        let log = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .read(true)
-            .write(true)
-            .open(log_path(&self.dir, number))?;
-        log.sync_all()?;
-        File::open(&self.dir)?.sync_all()?;
-        self.log = log;
-        self.log_number = number;
-        self.length = 0;
-        self.dirty = false;
-        Ok(SnapshotTicket { dir: self.dir.clone(), number })
-    }
-
-    /// Puts another file in the log's place, to see what a refusing disk does.
-    #[cfg(test)]
-    pub(crate) fn swap_log(&mut self, log: File) -> File {
-        std::mem::replace(&mut self.log, log)
-    }
-
-    fn remove_before(&self, number: u64) {
-        remove_before(&self.dir, number);
-    }
-}
-
-/// The right to write snapshot `number`.
-#[derive(Debug)]
-pub struct SnapshotTicket {
-    dir: PathBuf,
-    number: u64,
-}
-
-impl SnapshotTicket {
-    /// Writes the snapshot beside its place, syncs it, moves it in and removes what it replaces.
-    pub fn write(self, state: &State) -> io::Result<u64> {
-        let temporary = self.dir.join(format!("{:010}.snapshot.new", self.number));
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
-        let mut buffer = Vec::new();
-        let mut written = 0;
-        for record in state.records() {
-            buffer.clear();
-            frame::encode(&mut buffer, &record)?;
-            written += buffer.len() as u64;
-            out.write_all(&buffer)?;
+        self.repaired()?;
+        // an empty log's beginning is this very point already
+        if self.length > 0 {
+            let number = self.number + 1;
+            self.log = Some(begin(&*self.disk, &self.dir, number)?);
+            self.number = number;
+            self.length = 0;
         }
-        out.flush()?;
-        out.get_ref().sync_all()?;
-        std::fs::rename(&temporary, snapshot_path(&self.dir, self.number))?;
-        File::open(&self.dir)?.sync_all()?;
-        remove_before(&self.dir, self.number);
-        Ok(written)
+        Ok(SnapshotTicket { disk: self.disk.clone(), dir: self.dir.clone(), number: self.number })
     }
 }
 
-fn remove_before(dir: &Path, number: u64) {
-    let Ok(files) = Files::list(dir) else { return };
-    let old = files.logs.iter().filter(|n| **n < number).map(|n| log_path(dir, *n));
-    let older = files.snapshots.iter().filter(|n| **n < number).map(|n| snapshot_path(dir, *n));
-    for path in old.chain(older) {
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove a file that a snapshot replaces");
-        }
-    }
+/// Begins an empty log. It is made under another name and moved, so that there is never a moment without it, and so that
+/// trying again makes the entry anew.
+fn begin(disk: &dyn Disk, dir: &Path, number: u64) -> io::Result<Box<dyn DiskFile>> {
+    let place = names::log(dir, number);
+    let beside = temporary(&place);
+    let log = disk.create(&beside)?;
+    log.sync()?;
+    disk.rename(&beside, &place)?;
+    disk.sync_folder(dir)?;
+    Ok(log)
 }
 
-struct Files {
-    logs: Vec<u64>,
-    snapshots: Vec<u64>,
+/// Makes sure that no frame begins at `length`. Cutting alone is not enough: if the sync after it failed once, cutting to
+/// the length that the file seems to have already brings nothing to disk.
+fn wipe(log: &dyn DiskFile, length: u64) -> io::Result<()> {
+    log.write_at(&[0; frame::HEADER], length)?;
+    log.sync()?;
+    log.set_len(length)?;
+    log.sync()
 }
 
-impl Files {
-    fn list(dir: &Path) -> Result<Files, Error> {
-        let mut files = Files { logs: Vec::new(), snapshots: Vec::new() };
-        for entry in std::fs::read_dir(dir).map_err(|e| storage("list", dir, e))? {
-            let name = entry.map_err(|e| storage("list", dir, e))?.file_name();
-            let Some((number, kind)) = name.to_str().and_then(|n| n.split_once('.')) else { continue };
-            let Ok(number) = number.parse() else { continue };
-            match kind {
-                "log" => files.logs.push(number),
-                "snapshot" => files.snapshots.push(number),
-                _ => {}
-            }
-        }
-        files.logs.sort_unstable();
-        files.snapshots.sort_unstable();
-        Ok(files)
-    }
-}
-
-fn log_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:010}.log"))
-}
-
-fn snapshot_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:010}.snapshot"))
+fn temporary(place: &Path) -> PathBuf {
+    let mut name = place.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
 }
 
 fn storage(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Storage { action, path: path.to_owned(), source }
 }
 
-fn sync_folder(dir: &Path) -> Result<(), Error> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| storage("sync", dir, e))
-}
-
-/// The logs must go on from the snapshot without a gap: otherwise what a lost or damaged file held would silently be missing,
-/// in the worst case everything.
-fn no_gap(dir: &Path, first: u64, logs: &[u64]) -> Result<(), Error> {
-    // A folder that was never used has none; a snapshot is only ever written after its log was begun.
-    if logs.is_empty() && first == 0 {
-        return Ok(());
-    }
-    let whole = (first..).zip(logs).all(|(wanted, found)| wanted == *found);
-    if !logs.is_empty() && whole {
-        return Ok(());
-    }
-    let missing =
-        (first..).zip(logs).find(|(wanted, found)| wanted != *found).map_or(first, |(wanted, _)| wanted);
-    Err(Error::Missing { path: log_path(dir, missing) })
-}
-
-fn take_lock(dir: &Path) -> Result<File, Error> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| storage("open", &path, e))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::FolderInUse(dir.to_owned())),
-        Err(error) => Err(storage("lock", &path, error.into())),
-    }
-}
-
-/// `None` when the snapshot is not whole.
-fn read_snapshot(path: &Path) -> Result<Option<State>, Error> {
-    let bytes = std::fs::read(path).map_err(|e| storage("read", path, e))?;
-    let mut state = State::default();
-    let mut frames = frame::Reader::new(&bytes);
-    let mut seen = 0;
-    while let Some(payload) = frames.next_frame() {
-        match serde_json::from_slice(payload) {
-            Ok(Record::End { records }) => return Ok((records == seen).then_some(state)),
-            Ok(record) => state.restore(record),
-            Err(_) => return Ok(None),
+/// Makes the folder and those above it that are missing, each entry on disk before anything is put below it. Entries that
+/// are there are synced too: a start before this one may have ended between the two.
+fn make_folder(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    let all: Vec<&Path> = dir.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
+    for path in all.into_iter().rev() {
+        let above = match path.parent() {
+            None => continue,
+            Some(above) if above.as_os_str().is_empty() => Path::new("."),
+            Some(above) => above,
+        };
+        let new = !disk.is_folder(path);
+        if new {
+            disk.make_folder(path).map_err(|e| storage("create", path, e))?;
         }
-        seen += 1;
+        match disk.sync_folder(above) {
+            // somebody else's folder
+            Err(error) if !new && error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) if new => {
+                if let Err(error) = disk.remove_folder(path) {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove a folder that may not be durable");
+                }
+                return Err(storage("sync", above, error));
+            }
+            other => other.map_err(|e| storage("sync", above, e))?,
+        }
     }
-    Ok(None)
+    Ok(())
 }
 
-/// Replays one log; gives its whole length. Only the last log may end badly, and is cut then.
-fn replay(path: &Path, last: bool, state: &mut State) -> Result<u64, Error> {
-    let bytes = std::fs::read(path).map_err(|e| storage("read", path, e))?;
-    let mut frames = frame::Reader::new(&bytes);
-    let mut whole = 0;
-    while let Some(payload) = frames.next_frame() {
-        let Ok(entry) = serde_json::from_slice::<Entry>(payload) else { break };
-        let applied = state.apply(&entry.command, entry.at);
-        if applied.outcome.is_err() || state.index() != entry.index {
-            return Err(Error::Diverged { path: path.to_owned(), index: entry.index });
+/// The log to go on with, or `None` if it is still to be begun; and what a full disk refused.
+type Settled = (Option<Box<dyn DiskFile>>, Option<io::Error>);
+
+/// Makes durable what was read and cuts what is torn, so that whoever sees the state can rely on it.
+fn settle(disk: &dyn Disk, dir: &Path, recovered: &Recovered) -> Result<Settled, Error> {
+    for path in &recovered.temporary {
+        if let Err(error) = disk.remove(path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished file");
         }
-        whole = frames.offset();
     }
-    let total = bytes.len() as u64;
-    if whole < total {
-        if !last {
-            return Err(Error::Damaged { path: path.to_owned(), offset: whole });
-        }
-        cut(path, whole, total)?;
+    for torn in &recovered.torn {
+        keep(disk, dir, torn);
     }
-    Ok(whole)
+    let mut settled = None;
+    if let Some(last) = &recovered.last {
+        let done =
+            settle_last(disk, dir, last).map_err(|e| storage("sync", &names::log(dir, last.number), e))?;
+        settled = Some(done).filter(|_| last.number == recovered.number);
+    }
+    Ok(match settled {
+        Some((log, refusal)) => (Some(log), refusal),
+        // Also if it is there: what a refused write left of it on disk may be more than can be seen.
+        None => match begin(disk, dir, recovered.number) {
+            Ok(log) => (Some(log), None),
+            Err(error) => (None, Some(error)),
+        },
+    })
 }
 
-fn cut(path: &Path, whole: u64, total: u64) -> Result<(), Error> {
-    let kept = path.with_extension(format!("log-cut-at-{whole}"));
+fn settle_last(
+    disk: &dyn Disk,
+    dir: &Path,
+    last: &Last,
+) -> io::Result<(Box<dyn DiskFile>, Option<io::Error>)> {
+    let log = disk.open(&names::log(dir, last.number))?;
+    log.set_len(last.end())?;
+    // Written anew rather than only synced: a sync that failed in the process before may have left pages that look clean
+    // and are on no disk.
+    match log.write_at(&last.frame, last.offset).and_then(|()| wipe(&*log, last.end())) {
+        Ok(()) => Ok((log, None)),
+        // what can be done is done, and reads are served
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            log.set_len(last.end())?;
+            log.sync()?;
+            Ok((log, Some(error)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts the torn end of a log beside it. It was never acknowledged, so failing to keep it is no reason not to start.
+fn keep(disk: &dyn Disk, dir: &Path, torn: &Torn) {
+    let kept = names::cut(dir, torn.number, torn.at);
     tracing::warn!(
-        path = %path.display(), at = whole, bytes = total - whole, kept = %kept.display(),
-        "the log ends in a torn or damaged record: cut there"
+        path = %names::log(dir, torn.number).display(), at = torn.at, bytes = torn.tail.len(), kept = %kept.display(),
+        "the log ends in a torn record: cut there"
     );
-    let work = || -> io::Result<()> {
-        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-        file.seek(SeekFrom::Start(whole))?;
-        let mut tail = Vec::new();
-        file.read_to_end(&mut tail)?;
-        std::fs::write(&kept, &tail)?;
-        file.set_len(whole)?;
-        file.sync_all()
-    };
-    work().map_err(|e| storage("cut", path, e))
+    let written = disk.create(&kept).and_then(|file| file.write_at(&torn.tail, 0));
+    if let Err(error) = written.or_else(|error| disk.remove(&kept).and(Err(error))) {
+        tracing::warn!(path = %kept.display(), %error, "cannot keep what was cut");
+    }
 }

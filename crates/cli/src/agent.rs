@@ -43,6 +43,7 @@ async fn serve(command: &commands::Agent) -> Result<(), Failure> {
         bind: command.bind,
         http_port: command.http_port,
         data,
+        compact_after: command.compact_after,
         datacenter: command.datacenter.clone(),
         node_name: command.node_name.clone(),
         node_id: command.node_id,
@@ -52,9 +53,21 @@ async fn serve(command: &commands::Agent) -> Result<(), Failure> {
     };
     let agent = Agent::start(settings).await.map_err(failure)?;
     print::line(&format!("agent: http listening on {}", http(agent.address())));
-    shutdown.draining().await;
+    let outcome = until_told(&agent, &shutdown).await;
     agent.shutdown().await;
-    Ok(())
+    outcome
+}
+
+/// Until it is told to stop, or until the agent is none any more.
+async fn until_told(agent: &Agent, shutdown: &Shutdown) -> Result<(), Failure> {
+    tokio::select! {
+        () = shutdown.draining() => Ok(()),
+        part = agent.failed() => Err(broken(part)),
+    }
+}
+
+fn broken(part: &str) -> Failure {
+    Failure::no(format!("agent: {part} has ended by a panic, see above; what was acknowledged is on disk"))
 }
 
 /// The Consul side of `plinth up`.
@@ -79,6 +92,14 @@ pub async fn unless_given(listen: SocketAddr, folder: &Path) -> Result<Side, Fai
 }
 
 impl Side {
+    /// Comes back only if the agent is none any more.
+    pub async fn failed(&self) -> Failure {
+        match &self.agent {
+            Some(agent) => broken(agent.failed().await),
+            None => std::future::pending().await,
+        }
+    }
+
     pub async fn stop(self) {
         if let Some(agent) = self.agent {
             agent.shutdown().await;

@@ -107,6 +107,9 @@ pub struct Agent {
     /// Metadata of that node, any number of times
     #[arg(long, value_name = "KEY:VALUE", value_parser = node_meta)]
     pub node_meta: Vec<(String, String)>,
+    /// Bytes of log after which a snapshot takes its place
+    #[arg(long, default_value_t = 64 << 20, value_name = "BYTES")]
+    pub compact_after: u64,
     /// Datacenter name that the agent reports
     #[arg(long, default_value = "dc1")]
     pub datacenter: String,

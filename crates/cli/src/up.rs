@@ -111,7 +111,7 @@ async fn platform(command: &Up) -> Result<(), Failure> {
                 house.routes_to(demo).await;
             }
             summary::print(&house.addresses, &token, &kong, demo.as_ref(), instances.as_ref());
-            supervise(&mut house, instances.as_mut()).await
+            supervise(&mut house, &agent, instances.as_mut()).await
         }
         Err(failure) => {
             shutdown.request();
@@ -170,12 +170,20 @@ async fn start(house: &mut House, command: &Up, kong: &Path) -> Result<(), Failu
 }
 
 /// Until everything has ended. The first part that ends unasked takes the others with it: never half a platform.
-async fn supervise(house: &mut House, mut instances: Option<&mut demo::Instances>) -> Result<(), Failure> {
+async fn supervise(
+    house: &mut House,
+    agent: &agent::Side,
+    mut instances: Option<&mut demo::Instances>,
+) -> Result<(), Failure> {
     let mut outcome = Ok(());
     tokio::select! {
         () = house.shutdown.draining() => {}
         Some(ended) = house.running.join_next() => {
             outcome = Err(early(ended));
+            house.shutdown.request();
+        }
+        failure = agent.failed() => {
+            outcome = Err(failure);
             house.shutdown.request();
         }
     }

@@ -7,6 +7,7 @@
 
 pub mod chaos;
 pub mod consul;
+pub mod fuzz;
 pub mod http_client;
 pub mod port;
 pub mod postgres;

@@ -113,6 +113,7 @@ impl Server {
             "Gauges": [
                 gauge("plinth.agent.waiting_queries", self.engine.waiting()),
                 gauge("plinth.agent.nodes", state.nodes().count()),
+                gauge("plinth.agent.read_only", usize::from(self.engine.read_only().is_some())),
             ],
         });
         Ok(Reply::json(&answer, call.pretty))
