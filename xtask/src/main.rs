@@ -16,6 +16,8 @@ usage: cargo xtask <task>
   test      installs what the tests need (where it can), builds the programs, runs every test;
             further words go to `cargo test`, e.g. `cargo xtask test -p plinth-core`
   ci        format, lints, house rules, documentation, OpenAPI drift, then `test`
+  nightly   what takes too long for each change: the agent's tests with 10,000 seeds of the simulated disk (from a
+            number that changes every day), 200 kills, long histories, the fuzz targets' long runs; then `conformance`
   openapi   writes openapi/<service>.json from the services; --check only compares
   bench     measures on this machine and prints tables: start, discovery, gateway, gateway-plugins, agent,
             agent-watchers, agent-scale (all by default); PLINTH_BENCH_PROFILE=release spares the link-time optimisation
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let outcome = match (task.as_str(), rest.as_slice()) {
         ("test", filters) => test(filters),
         ("ci", []) => ci(),
+        ("nightly", []) => nightly(),
         ("openapi", []) => openapi::write(),
         ("openapi", [check]) if check == "--check" => openapi::check(),
         ("house", []) => house::check(),
@@ -80,6 +83,32 @@ fn conformance(filters: &[String]) -> Result<(), Failed> {
     // One at a time: each keeps both cores busy, and the Go tests give a server two seconds to start.
     tests.arg("--test-threads=1").args(filters).env("PLINTH_TEST_CONSUL_BIN", tools.consul);
     step("long conformance tests", tests)
+}
+
+/// Counts of the nightly run, by the environment variables that scale the tests.
+const NIGHTLY: [(&str, &str); 4] = [
+    ("PLINTH_SIMULATION_SEEDS", "10000"),
+    ("PLINTH_KILL_ROUNDS", "200"),
+    ("PLINTH_LINEAR_ROUNDS", "40"),
+    ("PLINTH_FUZZ_SECONDS", "120"),
+];
+
+fn nightly() -> Result<(), Failed> {
+    let tools = provision::for_tests()?;
+    process::programs()?;
+    let day = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() / 86_400);
+    let long = |arguments: &[&str]| {
+        let mut tests = cargo(arguments);
+        tests.envs(NIGHTLY).env("PLINTH_TEST_CONSUL_BIN", &tools.consul);
+        // other seeds than yesterday's, and the same all day, so that what is found can be seen again
+        tests.env("PLINTH_SIMULATION_FIRST", (day * 10_000).to_string());
+        tests
+    };
+    step("the agent's storage", long(&["test", "--release", "-p", "plinth-agent", "--lib"]))?;
+    step("the agent under kills", long(&["test", "-p", "plinth-tests", "--test", "durability"]))?;
+    conformance(&[])
 }
 
 fn ci() -> Result<(), Failed> {
