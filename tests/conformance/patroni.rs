@@ -25,8 +25,8 @@ async fn fails_over_on_consul() {
 }
 
 /// A session of 10 s, Consul's shortest, ends at the latest after 20 s; the rest is PostgreSQL on a busy machine.
-const FAILOVER: Duration = Duration::from_secs(60);
-const SOON: Duration = Duration::from_secs(90);
+const FAILOVER: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(180);
 
 async fn fails_over(side: &Side) {
     let folder = tempfile::tempdir().unwrap();
@@ -41,7 +41,7 @@ async fn fails_over(side: &Side) {
     two.becomes("replica", SOON).await;
     let leader = side.get("/v1/kv/service/shop/leader").await;
     assert_eq!(leader[0]["Value"], "b25l", "one: {leader}");
-    one.sql("create table jobs (name text); insert into jobs values ('before')");
+    one.sql("create table jobs (name text); insert into jobs values ('before')").await;
     two.has("before").await;
     services(side, &["one", "two"]).await;
 
@@ -51,7 +51,7 @@ async fn fails_over(side: &Side) {
     println!("{}: a new leader {:?} after the old one was killed", side.name, killed.elapsed());
     let leader = side.get("/v1/kv/service/shop/leader").await;
     assert!(leader[0]["Session"].is_string(), "{leader}");
-    two.sql("insert into jobs values ('after')");
+    two.sql("insert into jobs values ('after')").await;
 
     one.start();
     one.becomes("replica", SOON).await;
@@ -124,7 +124,7 @@ postgresql:
     replication: {{ username: replicator, password: r }}
     rewind: {{ username: rewinder, password: w }}
   pg_hba: [local all all trust, host all all 127.0.0.1/32 md5, host replication replicator 127.0.0.1/32 md5]
-  parameters: {{ unix_socket_directories: '{folder}', shared_buffers: 16MB }}
+  parameters: {{ unix_socket_directories: '{folder}', shared_buffers: 16MB, fsync: 'off' }}
 ",
             consul = self.side.addr,
             folder = self.folder.display(),
@@ -186,9 +186,13 @@ postgresql:
         self.side.run("psql", psql, LIMIT)
     }
 
-    fn sql(&self, statement: &str) {
-        let ran = self.query(statement);
-        assert!(ran.status.success(), "{}: {}: {}", self.side.name, self.name, ran.output);
+    /// A statement that has to succeed, once a promotion that began is through.
+    async fn sql(&self, statement: &str) {
+        eventually(&format!("{}: {} takes: {statement}", self.side.name, self.name), SOON, || async {
+            let ran = self.query(statement);
+            holds(ran.status.success(), ran.output)
+        })
+        .await;
     }
 
     /// Waits until a row has been replicated to it.
