@@ -30,6 +30,9 @@ use crate::storage::Folder;
 use crate::storage::disk::{Disk, RealDisk};
 use crate::timers::{self, Timers};
 
+/// How often the certificate authority's roots are looked at.
+const AUTHORITY_LOOKED_AT_EVERY: Duration = Duration::from_secs(3600);
+
 /// Where the agent keeps its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
@@ -65,6 +68,8 @@ pub struct Settings {
     pub compact_after: u64,
     /// Most connections of one address, as Consul's `http_max_conns_per_client`; none.
     pub max_connections_per_address: Option<usize>,
+    /// Whether the service mesh's certificate authority and its endpoints are on, as Consul's `connect { enabled }`; off.
+    pub connect: bool,
     /// How long [`Agent::shutdown`] waits for requests that run; 5 s.
     pub shutdown_timeout: Duration,
 }
@@ -84,6 +89,7 @@ impl Default for Settings {
             max_body: 8 << 20,
             compact_after: 64 << 20,
             max_connections_per_address: None,
+            connect: false,
             shutdown_timeout: Duration::from_secs(5),
         }
     }
@@ -126,10 +132,14 @@ impl Agent {
         let token = settings.token.clone();
         let node = identity.node.clone();
         let server =
-            Arc::new(Server::new(engine.clone(), timers.clone(), identity, token, settings.max_body));
+            Server::new(engine.clone(), timers.clone(), identity, token, settings.max_body, settings.connect);
+        let server = Arc::new(server);
+        if settings.connect {
+            keep_authority(&server).await;
+        }
         let (stop, stopped) = watch::channel(false);
         let alarm = engine.alarm();
-        let tasks = vec![
+        let mut tasks = vec![
             guarded(alarm.guard("the expiry of sessions"), timers.run(engine.clone(), node.clone())),
             guarded(
                 alarm.guard("the removal of critical services"),
@@ -140,6 +150,10 @@ impl Agent {
                 runners::run(engine.clone(), node, server.runners.subscribe()),
             ),
         ];
+        if settings.connect {
+            let guard = alarm.guard("the certificate authority");
+            tasks.push(guarded(guard, authority_kept(server.clone())));
+        }
         let accept = guarded(alarm.guard("the listener"), accept(listener, server, stopped, settings));
         Ok(Agent { address, stop, tasks, accept: Some(accept), engine: EngineHandle(engine) })
     }
@@ -265,6 +279,20 @@ async fn register_self(engine: &Engine, identity: &Identity) -> Result<(), Error
             }
             Err(Error::FirstWrite(error))
         }
+    }
+}
+
+/// A disk that refuses must not keep the agent from serving what it has.
+async fn keep_authority(server: &Server) {
+    if let Err(error) = server.keep_authority().await {
+        tracing::warn!(%error, "cannot see to the mesh's certificate authority; trying again later");
+    }
+}
+
+async fn authority_kept(server: Arc<Server>) {
+    loop {
+        tokio::time::sleep(AUTHORITY_LOOKED_AT_EVERY).await;
+        keep_authority(&server).await;
     }
 }
 

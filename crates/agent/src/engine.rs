@@ -147,6 +147,11 @@ impl Engine {
         self.watches.woken()
     }
 
+    /// Whether waiting queries are being let go for good.
+    pub fn stopping(&self) -> bool {
+        self.watches.closed()
+    }
+
     /// Lets all waiting queries answer with what there is.
     pub fn release_watchers(&self) {
         self.watches.close();

@@ -21,26 +21,38 @@ mod agent;
 mod agent_check;
 mod agent_health;
 mod cache;
+mod cached;
 mod catalog;
+mod compress;
+mod config_entry;
+mod connect;
 mod decode;
 mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzed;
+mod go_json;
 mod health;
+mod intentions;
 mod json;
 mod kv;
 mod misc;
+mod prepared;
 mod query;
 mod reply;
 mod route;
 mod session;
+mod sidecar;
 mod txn;
 
 use cache::Cache;
-use filter::{Filter, Shape};
+use cached::Asked;
+use compress::Compressor;
+use connect::Leaves;
+use filter::Filter;
+use filter::fields::Fields;
 use query::{Query, ReadOptions};
 use reply::{Handled, Reply};
-use route::{Endpoint as E, Found};
+use route::{Elsewhere, Endpoint as E, Found, Route};
 
 /// The version whose shapes and behaviour are served: clients switch features by it.
 pub(crate) const VERSION: &str = "1.8.7";
@@ -67,6 +79,11 @@ pub(crate) struct Server {
     /// Largest request body in bytes where Consul has no limit of its own.
     pub max_body: usize,
     pub cache: Cache,
+    asked: Asked,
+    leaves: Leaves,
+    /// Whether the mesh endpoints answer.
+    connect: bool,
+    compressor: Compressor,
     pub runners: tokio::sync::watch::Sender<u64>,
     events: tokio::sync::watch::Sender<Vec<misc::Event>>,
 }
@@ -104,10 +121,24 @@ impl Server {
         identity: Identity,
         token: Option<Secret>,
         max_body: usize,
+        connect: bool,
     ) -> Server {
         let (runners, _) = tokio::sync::watch::channel(0);
         let (events, _) = tokio::sync::watch::channel(Vec::new());
-        Server { engine, timers, identity, token, max_body, cache: Cache::default(), runners, events }
+        Server {
+            engine,
+            timers,
+            identity,
+            token,
+            max_body,
+            cache: Cache::default(),
+            asked: Asked::default(),
+            leaves: Leaves::default(),
+            connect,
+            compressor: Compressor::default(),
+            runners,
+            events,
+        }
     }
 
     pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -117,7 +148,7 @@ impl Server {
             Err(reply) => return reply.into_response(),
         };
         let reply = self.answer(&parts, body).await.unwrap_or_else(|early| early);
-        reply.into_response()
+        self.compressor.apply(&parts.headers, reply).into_response()
     }
 
     /// Reads the whole body first, so that the connection survives an error answer. Only a body over the limit
@@ -154,52 +185,81 @@ impl Server {
 
     async fn answer(&self, parts: &http::request::Parts, body: Bytes) -> Handled {
         let raw = parts.uri.path();
-        let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| Reply::bad("Invalid path"))?;
+        if !escapes_are_whole(raw) {
+            let reply = Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
+            return Err(reply.with_header("connection", "close"));
+        }
+        let decoded = percent_decode_str(raw).decode_utf8_lossy();
         if decoded.bytes().any(|b| b < 0x20 || b == 0x7f) {
             return Err(Reply::empty(StatusCode::BAD_REQUEST));
         }
         if let Some(clean) = cleaned(&decoded) {
             return Err(moved(parts, &clean));
         }
-        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let raw_query = parts.uri.query().unwrap_or_default();
+        let query = Query::parse(raw_query);
         self.authorize(&parts.headers, &query)?;
         let route = match route::find(&decoded) {
             Found::Route(route) => route,
             Found::Slash => return Err(moved(parts, &format!("{decoded}/"))),
             Found::Nothing => return Err(Reply::empty(StatusCode::NOT_FOUND)),
         };
-        let allow = || format!("OPTIONS,{}", route.methods);
-        let vary = |reply: Reply| reply.with_header("vary", "Accept-Encoding");
-        if parts.method == Method::OPTIONS {
-            return Ok(vary(Reply::ok().with_header("allow", &allow())));
+        if route.endpoint == E::Root {
+            return Ok(Reply::text(StatusCode::OK, "Consul Agent"));
         }
-        if !route.methods.split(',').any(|m| m == parts.method.as_str()) {
-            let text = format!("method {} not allowed", parts.method);
-            return Err(vary(
-                Reply::text(StatusCode::METHOD_NOT_ALLOWED, &text).with_header("allow", &allow()),
-            ));
-        }
-        if query.has("ns") {
-            let text =
-                "Bad request: Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise feature";
-            return Err(vary(Reply::bad(text)));
-        }
-        let pretty = query.has("pretty");
-        let call = Call {
-            endpoint: route.endpoint,
-            method: &parts.method,
-            headers: &parts.headers,
-            query,
-            rest: route.rest,
-            body,
-            pretty,
-        };
-        let handled = match self.own_datacenter(call.query.get("dc").unwrap_or_default()) {
-            Ok(()) => self.dispatch(route.endpoint, &call).await,
-            Err(reply) => Err(reply),
+        let handled = match allowed(&parts.method, &route) {
+            Some(reply) => Ok(reply),
+            // as Consul: what it cannot write to its log it does not answer
+            None if !escapes_are_whole(raw_query) => Ok(Reply::empty(StatusCode::INTERNAL_SERVER_ERROR)),
+            None => {
+                let pretty = query.has("pretty");
+                let (method, headers) = (&parts.method, &parts.headers);
+                let endpoint = route.endpoint;
+                let call = Call { endpoint, method, headers, query, rest: route.rest, body, pretty };
+                match self.check_manners(route.endpoint, &call) {
+                    Ok(()) => self.dispatch(route.endpoint, &call).await,
+                    Err(reply) => Err(reply),
+                }
+            }
         };
         let reply = handled.unwrap_or_else(|early| early);
-        Ok(if route.endpoint == E::Root { reply } else { vary(reply) })
+        Ok(reply.with_header("vary", "Accept-Encoding"))
+    }
+
+    /// What Consul looks at before it looks at the request itself.
+    fn check_manners(&self, endpoint: E, call: &Call<'_>) -> Result<(), Reply> {
+        let manners = endpoint.manners();
+        if manners.parses {
+            ReadOptions::parse(&call.query)?;
+            if call.query.has("cached") {
+                cached::check_header(call.headers)?;
+            }
+        }
+        if manners.namespaced {
+            let refused = |what: &str| {
+                Reply::bad(&format!(
+                    "Bad request: Invalid {what} - Namespaces are a Consul Enterprise feature"
+                ))
+            };
+            if call.headers.get("x-consul-namespace").is_some_and(|v| !v.is_empty()) {
+                return Err(refused("header: \"X-Consul-Namespace\""));
+            }
+            if call.query.filled("ns").is_some() {
+                return Err(refused("query parameter: \"ns\""));
+            }
+        }
+        // the key store looks at the key first
+        if endpoint == E::Kv && call.rest.is_empty() && !call.query.has("keys") && !call.query.has("recurse")
+        {
+            return Ok(());
+        }
+        match manners.elsewhere {
+            Elsewhere::Ignored => Ok(()),
+            Elsewhere::Refused => self.same_datacenter(call),
+            // what changes something is decoded first, and its handler looks then
+            Elsewhere::RefusedAsRead if *call.method != Method::GET => Ok(()),
+            Elsewhere::RefusedAsRead => self.same_datacenter(call).map_err(Reply::without_answer),
+        }
     }
 
     async fn dispatch(&self, endpoint: E, call: &Call<'_>) -> Handled {
@@ -228,7 +288,7 @@ impl Server {
             E::SessionList => self.session_list(call).await,
             E::SessionNode => self.session_node(call).await,
             E::AgentServices => self.agent_services(call),
-            E::AgentService => self.agent_service(call),
+            E::AgentService => self.agent_service(call).await,
             E::AgentServiceRegister => Box::pin(self.agent_service_register(call)).await,
             E::AgentServiceDeregister => self.agent_service_deregister(call).await,
             E::AgentServiceMaintenance => self.agent_service_maintenance(call).await,
@@ -243,13 +303,25 @@ impl Server {
             E::AgentHealthById => self.agent_health(call, false),
             E::AgentHealthByName => self.agent_health(call, true),
             E::EventList => self.event_list(call).await,
+            E::Queries => self.queries(call).await,
+            E::Query => Box::pin(self.query(call)).await,
+            E::ConfigApply => Box::pin(self.config_apply(call)).await,
+            E::Config => self.config(call).await,
+            E::CatalogGatewayServices => self.catalog_gateway_services(call).await,
+            E::Intentions => Box::pin(self.intentions(call)).await,
+            E::Intention => Box::pin(self.intention(call)).await,
+            E::ConnectRoots => self.connect_roots(call, false).await,
+            E::ConnectAgentRoots => self.connect_roots(call, true).await,
+            E::ConnectConfiguration => Box::pin(self.connect_configuration(call)).await,
+            E::ConnectLeaf => Box::pin(self.connect_leaf(call)).await,
+            E::OperatorAutopilot => Box::pin(self.operator_autopilot(call)).await,
+            E::HealthIngress => self.health_ingress(call).await,
             other => self.dispatch_small(other, call),
         }
     }
 
     fn dispatch_small(&self, endpoint: E, call: &Call<'_>) -> Handled {
         match endpoint {
-            E::Root => Ok(Reply::text(StatusCode::OK, "Consul Agent")),
             E::Acl => Err(Reply::text(StatusCode::UNAUTHORIZED, "ACL support disabled")),
             E::StatusLeader => self.status_leader(call),
             E::StatusPeers => self.status_peers(call),
@@ -261,14 +333,30 @@ impl Server {
             E::CoordinateNodes => self.coordinate_nodes(call),
             E::CoordinateNode => self.coordinate_node(call),
             E::OperatorRaft => self.operator_raft(call),
-            E::OperatorAutopilot => self.operator_autopilot(call),
             E::OperatorHealth => self.operator_health(call),
-            E::AgentReload | E::AgentForceLeave => Ok(Reply::ok()),
+            E::IntentionMatch => self.intention_match(call),
+            E::IntentionCheck => self.intention_check(call),
+            E::ConnectAuthorize => self.connect_authorize(call),
+            E::OperatorRaftPeer => self.operator_raft_peer(call),
+            E::OperatorKeyring => self.operator_keyring(),
+            E::CoordinateUpdate => self.coordinate_update(call),
+            E::AgentReload => Ok(Reply::ok()),
+            E::AgentForceLeave => {
+                Err(Reply::internal(&format!("agent: No node found with name '{}'", call.rest)))
+            }
             E::AgentJoin | E::AgentLeave => {
                 Err(Reply::internal("this agent is single-node: it cannot join or leave a cluster"))
             }
-            E::ConnectRoots => self.connect_disabled().map_err(Reply::without_answer),
-            _ => self.connect_disabled(),
+            E::DiscoveryChain => self.discovery_chain(call),
+            E::Snapshot => {
+                let text = "this agent takes snapshots by itself, in its data folder: copy that folder";
+                Err(Reply::text(StatusCode::NOT_IMPLEMENTED, text))
+            }
+            // everything above is named; a route without a handler is a fault of this program
+            other => {
+                tracing::error!(endpoint = ?other, "a route leads nowhere");
+                Err(Reply::empty(StatusCode::NOT_FOUND))
+            }
         }
     }
 
@@ -330,12 +418,10 @@ impl Server {
         self.runners.send_modify(|n| *n += 1);
     }
 
-    fn filter(&self, call: &Call<'_>, shape: Shape) -> Result<Filter, Reply> {
+    fn filter(&self, call: &Call<'_>, fields: Fields) -> Result<Filter, Reply> {
         match call.query.filled("filter") {
             None => Ok(Filter::All),
-            Some(text) => Filter::parse(text, shape).map_err(|why| {
-                Reply::internal(&format!("Failed to create boolean expression evaluator: {why}"))
-            }),
+            Some(text) => Filter::parse(text, fields).map_err(|why| Reply::internal(&unusable_filter(&why))),
         }
     }
 
@@ -349,14 +435,18 @@ impl Server {
         self.cache.get_or_encode(&call.question(), index, encode).map(Reply::encoded)
     }
 
+    /// The same for a read that the catalog answers: a refusal has its headers.
+    fn read_filter(&self, call: &Call<'_>, fields: Fields) -> Result<Filter, Reply> {
+        self.filter(call, fields).map_err(Reply::without_answer)
+    }
+
     /// A list, with the request's filter.
-    fn listing<T: serde::Serialize>(&self, call: &Call<'_>, shape: Shape, items: &[T]) -> Handled {
-        let filter = self.filter(call, shape)?;
+    fn listing<T: serde::Serialize>(&self, call: &Call<'_>, filter: &Filter, items: &[T]) -> Reply {
         if matches!(filter, Filter::All) {
-            return Ok(Reply::json(items, call.pretty));
+            return Reply::json(items, call.pretty);
         }
         let chosen: Vec<&T> = items.iter().filter(|i| filter.accepts(*i)).collect();
-        Ok(Reply::json(&chosen, call.pretty))
+        Reply::json(&chosen, call.pretty)
     }
 
     /// `near`: the named node first; nobody else has a coordinate.
@@ -393,6 +483,45 @@ impl Call<'_> {
 /// Parameters that say how to ask, not for what.
 const ASKING: [&str; 10] =
     ["index", "wait", "stale", "consistent", "leader", "max_stale", "cached", "token", "dc", "hash"];
+/// Several faults as Consul lists them.
+fn several(faults: &[String]) -> String {
+    let noun = if faults.len() == 1 { "error" } else { "errors" };
+    let mut text = format!("{} {noun} occurred:\n", faults.len());
+    for fault in faults {
+        text.push_str(&format!("\t* {fault}\n"));
+    }
+    text.push('\n');
+    text
+}
+
+fn unusable_filter(why: &str) -> String {
+    format!("Failed to create boolean expression evaluator: {why}")
+}
+
+/// The answer that needs no handler: which methods there are, and that this is none of them.
+fn allowed(method: &Method, route: &Route<'_>) -> Option<Reply> {
+    // some endpoints answer for their methods themselves
+    if route.methods.is_empty() {
+        return None;
+    }
+    if *method != Method::OPTIONS && route.methods.split(',').any(|m| m == method.as_str()) {
+        return None;
+    }
+    let methods = format!("OPTIONS,{}", route.methods);
+    if *method == Method::OPTIONS {
+        return Some(Reply::ok().with_header("allow", &methods));
+    }
+    let text = format!("method {method} not allowed");
+    Some(Reply::text(StatusCode::METHOD_NOT_ALLOWED, &text).with_header("allow", &methods))
+}
+
+/// Whether every `%` is followed by two hexadecimal digits.
+fn escapes_are_whole(text: &str) -> bool {
+    text.split('%').skip(1).all(|part| {
+        let digits = part.as_bytes();
+        digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
+    })
+}
 
 fn value_fits(size: usize) -> Result<(), Reply> {
     if size <= kv::LARGEST_VALUE {

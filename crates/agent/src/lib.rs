@@ -9,6 +9,7 @@
 //! of it panics it is no agent any more, see [`Agent::failed`].
 
 mod agent;
+mod authority;
 mod duration;
 mod engine;
 mod error;
@@ -17,7 +18,9 @@ pub mod fuzzing;
 // the error side of a handler is the answer itself, made and consumed at once: boxing it would cost an allocation
 #[allow(clippy::result_large_err)]
 mod http;
+mod regexp;
 mod runners;
+mod schema;
 pub mod state;
 pub mod storage;
 mod timers;

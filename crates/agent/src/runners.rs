@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 use crate::engine::Engine;
 use crate::engine::watch::Interest;
 use crate::state::local::{LocalCheck, Runner};
-use crate::state::model::Definition;
-use crate::state::{Command, Table, Topic};
+use crate::state::model::{Check, Definition};
+use crate::state::{Command, State, Table, Topic};
 
 mod probe;
 
@@ -25,6 +25,8 @@ const MIRROR_EVERY: Duration = Duration::from_secs(60);
 struct Running {
     target: Definition,
     runner: Runner,
+    /// Results before a change: to passing, to critical.
+    before: (u32, u32),
     task: JoinHandle<()>,
 }
 
@@ -52,12 +54,15 @@ pub(crate) async fn run(engine: Arc<Engine>, node: String, mut changed: watch::R
                 DiffItem::Update { new: (_, check), .. } => check,
             };
             let id = &check.check.check_id;
-            if running.get(id).is_some_and(|r| r.target == check.target && r.runner == check.runner) {
+            let before = (check.success_before_passing, check.failures_before_critical);
+            let same =
+                |r: &Running| r.target == check.target && r.runner == check.runner && r.before == before;
+            if running.get(id).is_some_and(same) {
                 continue;
             }
             running.remove(id);
             let Some(task) = start(&engine, &prober, &node, check) else { continue };
-            let entry = Running { target: check.target.clone(), runner: check.runner.clone(), task };
+            let entry = Running { target: check.target.clone(), runner: check.runner.clone(), before, task };
             running.insert(id.clone(), entry);
         }
         seen = checks;
@@ -103,39 +108,57 @@ async fn probe_for_ever(
     tokio::time::sleep(interval.mul_f64(fastrand::f64())).await;
     let mut every = tokio::time::interval(interval);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut good, mut bad) = (0_u32, 0_u32);
     loop {
         every.tick().await;
         let seen = prober.probe(&target, timeout).await;
-        report(&engine, &node, &check.check.check_id, seen.status.as_str(), seen.output).await;
+        let enough = if seen.status == plinth_core::health::Status::Critical {
+            (good, bad) = (0, bad.saturating_add(1));
+            bad >= check.failures_before_critical
+        } else {
+            (good, bad) = (good.saturating_add(1), 0);
+            good >= check.success_before_passing
+        };
+        if enough {
+            let output = probe::told(&target, &seen);
+            report(&engine, &node, &check.check.check_id, seen.status.as_str(), output).await;
+        }
     }
 }
 
 /// An alias check has the worst status of the service (or node) it stands for.
 async fn mirror_for_ever(engine: Arc<Engine>, node: String, check: Arc<LocalCheck>) {
-    let target = &check.target;
-    let of_node = if target.alias_node.is_empty() { node.clone() } else { target.alias_node.clone() };
     let interest = Interest::One(Topic::Table(Table::Checks));
     let mut state = engine.state();
     loop {
         let index = state.table_index(Table::Checks);
-        let checks = if target.alias_service.is_empty() {
-            state.node_checks(&of_node)
-        } else {
-            let own = state.checks_of(&of_node, "").into_iter();
-            own.chain(state.checks_of(&of_node, &target.alias_service)).collect()
-        };
-        let others = checks.into_iter().filter(|c| c.check_id != check.check.check_id);
-        let worst =
-            others.max_by_key(|c| ["passing", "warning", "critical"].iter().position(|s| *s == c.status));
-        let (status, output) = match worst {
-            Some(worst) if worst.status != "passing" => {
-                (worst.status.as_str(), format!("Aliased check \"{}\" failing: {}", worst.name, worst.output))
-            }
-            Some(_) => ("passing", "All checks passing.".to_owned()),
-            None => ("passing", "No checks found.".to_owned()),
-        };
-        report(&engine, &node, &check.check.check_id, status, output).await;
+        let (status, output) = mirrored(&state, &node, &check.target, &check.check.check_id);
+        report(&engine, &node, &check.check.check_id, &status, output).await;
         state = engine.wait(&interest, index, MIRROR_EVERY, |s| s.table_index(Table::Checks)).await;
+    }
+}
+
+/// What an alias stands for, now: of this agent's own registrations unless it names a node.
+pub(crate) fn mirrored(state: &State, own: &str, target: &Definition, id: &str) -> (String, String) {
+    let service = &target.alias_service;
+    let here = target.alias_node.is_empty();
+    if here && !service.is_empty() && state.local_service(service).is_none() {
+        return ("critical".to_owned(), format!("Service {service} could not be found on node "));
+    }
+    let concerns =
+        |check: &Check| check.check_id != id && (check.service_id.is_empty() || check.service_id == *service);
+    let checks: Vec<&Check> = if target.alias_node.is_empty() || target.alias_node.eq_ignore_ascii_case(own) {
+        state.local_checks().map(|local| &local.check).filter(|check| concerns(check)).collect()
+    } else {
+        state.node_checks(&target.alias_node).into_iter().map(|c| &**c).filter(|c| concerns(c)).collect()
+    };
+    let rank = |check: &&Check| ["passing", "warning", "critical"].iter().position(|s| *s == check.status);
+    match checks.into_iter().max_by_key(rank) {
+        Some(worst) if worst.status != "passing" => {
+            (worst.status.clone(), format!("Aliased check \"{}\" failing: {}", worst.name, worst.output))
+        }
+        Some(_) => ("passing".to_owned(), "All checks passing.".to_owned()),
+        None => ("passing".to_owned(), "No checks found.".to_owned()),
     }
 }
 

@@ -13,13 +13,17 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+pub mod ca;
 pub mod catalog;
 pub mod command;
+pub mod config;
 pub mod image;
+pub mod intentions;
 pub mod kv;
 pub mod local;
 mod local_apply;
 pub mod model;
+pub mod queries;
 pub mod sessions;
 pub mod txn;
 
@@ -35,9 +39,13 @@ pub enum Table {
     Checks = 2,
     Sessions = 3,
     Kv = 4,
+    Queries = 5,
+    Config = 6,
+    Intentions = 7,
+    Ca = 8,
 }
 
-pub(crate) const TABLES: usize = 5;
+pub(crate) const TABLES: usize = 9;
 
 /// What a waiting query can be waiting for. Names and keys as stored (service names in lower case).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +72,8 @@ pub enum Fault {
     CheckCritical(String),
     #[error("failed inserting check: object missing primary index")]
     CheckIdMissing,
+    #[error("failed inserting check: failed inserting check: object missing primary index on node {node:?}")]
+    CheckIdMissingOnNode { node: String },
     #[error("invalid session {0:?}")]
     SessionUnknown(String),
     #[error("missing session")]
@@ -74,6 +84,14 @@ pub enum Fault {
     NoTtl(String),
     #[error("ServiceID {0:?} does not exist")]
     LocalServiceUnknown(String),
+    #[error("name '{0}' aliases an existing query name")]
+    QueryNameTaken(String),
+    #[error("a query template with an empty name already exists")]
+    QueryWildcardTaken,
+    #[error("name '{0}' aliases an existing query ID")]
+    QueryNameIsId(String),
+    #[error("duplicate intention found: {0}")]
+    IntentionTaken(String),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +99,11 @@ pub enum Outcome {
     Done,
     /// KV verbs: whether the write took place.
     Flag(bool),
+    /// Certificate authority: the serial number taken and the index it was taken at.
+    Serial {
+        number: u64,
+        index: u64,
+    },
     Txn(Vec<txn::TxnResult>),
     TxnFailed(Vec<txn::TxnFailure>),
 }
@@ -148,6 +171,13 @@ pub struct State {
     pub(crate) local_checks: OrdMap<Arc<str>, Arc<LocalCheck>>,
     /// `service id \0 check id`.
     pub(crate) local_checks_of: OrdSet<Arc<str>>,
+    /// By id.
+    pub(crate) queries: OrdMap<Arc<str>, Arc<queries::PreparedQuery>>,
+    /// By `kind \0 name`.
+    pub(crate) config: OrdMap<Arc<str>, Arc<config::ConfigEntry>>,
+    /// By id.
+    pub(crate) intentions: OrdMap<Arc<str>, Arc<intentions::Intention>>,
+    pub(crate) authority: Option<Arc<ca::Authority>>,
 }
 
 /// What one command is doing: its index, the time, and whom it concerns so far.
@@ -214,6 +244,33 @@ impl State {
                 Ok(Outcome::Done)
             }
             Command::Txn(ops) => Ok(self.txn(ops, change)),
+            Command::QuerySet(query) => self.query_set(query, change).map(|()| Outcome::Done),
+            Command::QueryRemove { id } => {
+                self.query_remove(id, change);
+                Ok(Outcome::Done)
+            }
+            Command::ConfigSet { entry, cas } => Ok(Outcome::Flag(self.config_set(entry, *cas, change))),
+            Command::ConfigRemove { kind, name } => {
+                self.config_remove(kind, name, change);
+                Ok(Outcome::Done)
+            }
+            Command::IntentionSet(intention) => self.intention_set(intention, change).map(|()| Outcome::Done),
+            Command::IntentionRemove { id } => {
+                self.intention_remove(id, change);
+                Ok(Outcome::Done)
+            }
+            Command::CaSet { cluster, settings, root } => {
+                self.ca_set(settings, cluster, root.as_deref(), change);
+                Ok(Outcome::Done)
+            }
+            Command::CaSerial => {
+                let number = self.ca_serial(change);
+                Ok(Outcome::Serial { number, index: change.index })
+            }
+            Command::CaForgetRoot { id } => {
+                self.ca_forget_root(id, change);
+                Ok(Outcome::Done)
+            }
             local => self.apply_local(local, change),
         }
     }

@@ -207,6 +207,8 @@ mod tests {
             runner: Runner::Tcp { interval: Duration::from_secs(1), timeout: Duration::from_secs(1) },
             deregister_after: Some(Duration::from_secs(1)),
             critical_since: Some(since),
+            success_before_passing: 0,
+            failures_before_critical: 0,
         };
         let register = Command::AgentService {
             node: "n".into(),

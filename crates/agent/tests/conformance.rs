@@ -1,18 +1,20 @@
 //! The same requests to this agent and to a real Consul 1.8.7; statuses, headers and bodies must be the same.
 //!
-//! Scripts are in `tests/scripts`: one request a line, `METHOD path | body`, `NAME := METHOD path | body` keeps
-//! the first UUID of the answer as `$NAME`, or with `NAME.index :=` its first ModifyIndex. What differs by nature
+//! Scripts are in `tests/scripts`: one request a line, `METHOD path ^ Header: value | body`, `NAME := METHOD path | body`
+//! keeps the first UUID of the answer as `$NAME`, or with `NAME.index :=` its first ModifyIndex. What differs by nature
 //! (ids, absolute indexes) is masked; whether an object was changed after its creation is not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use http::Method;
 use plinth_agent::{Agent, Settings};
 use plinth_testbed::consul::RealConsul;
-use plinth_testbed::http_client;
+use plinth_testbed::{eventually, http_client};
 use regex::Regex;
 
 struct Side {
@@ -24,6 +26,7 @@ struct Step<'a> {
     keep: Option<&'a str>,
     method: &'a str,
     path: &'a str,
+    headers: Vec<(&'a str, &'a str)>,
     body: &'a str,
 }
 
@@ -38,8 +41,14 @@ fn steps(script: &str) -> Vec<Step<'_>> {
                 _ => (None, line),
             };
             let (head, body) = request.split_once(" | ").unwrap_or((request, ""));
-            let (method, path) = head.trim().split_once(' ').expect("method and path");
-            Step { keep, method, path: path.trim(), body }
+            let mut parts = head.split(" ^ ");
+            let line = parts.next().unwrap_or_default().trim();
+            let (method, path) = line.split_once(' ').expect("method and path");
+            let headers = parts.map(|header| {
+                let (name, value) = header.split_once(':').expect("name and value");
+                (name.trim(), value.trim())
+            });
+            Step { keep, method, path: path.trim(), headers: headers.collect(), body }
         })
         .collect()
 }
@@ -54,7 +63,7 @@ impl Side {
     async fn run(&mut self, step: &Step<'_>) -> String {
         let url = format!("{}{}", self.base, self.fill(step.path));
         let method: Method = step.method.parse().unwrap();
-        let answer = http_client::send(method, &url, &[], self.fill(step.body)).await.unwrap();
+        let answer = http_client::send(method, &url, &step.headers, self.fill(step.body)).await.unwrap();
         let body = String::from_utf8_lossy(answer.body()).into_owned();
         if let Some(name) = step.keep {
             let found = match name.strip_suffix(".index") {
@@ -71,6 +80,9 @@ impl Side {
             "allow",
             "location",
             "vary",
+            "content-encoding",
+            "x-cache",
+            "age",
             "x-content-type-options",
             "content-security-policy",
             "x-consul-knownleader",
@@ -89,13 +101,30 @@ impl Side {
     }
 }
 
-fn uuid() -> Regex {
-    Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").unwrap()
+fn uuid() -> &'static Regex {
+    static UUID: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").unwrap());
+    &UUID
 }
 
+/// What differs by nature, and what stands for it.
+static MASKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    let mask = |pattern: &str, shown| (Regex::new(pattern).unwrap(), shown);
+    vec![
+        mask(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
+        mask(r#""Hash":"[A-Za-z0-9+/=]+""#, "\"Hash\":\"H\""),
+        mask("current modify index [0-9]+", "current modify index N"),
+        mask(r#""Port":\d{4,5},"Weights""#, "\"Port\":P,\"Weights\""),
+        mask(r#""ContentHash":"[0-9a-f]+""#, "\"ContentHash\":\"H\""),
+        // Consul updates its own node a moment after it made it
+        mask(r#"("consul-network-segment":""\},)"Index":(new|changed)"#, "$1\"Index\":any"),
+    ]
+});
+
 fn masked(body: &str) -> String {
-    let indexes = Regex::new(r#""CreateIndex":(\s*)(\d+),(\s*)"ModifyIndex":(\s*)(\d+)"#).unwrap();
-    let body = indexes.replace_all(body, |found: &regex::Captures<'_>| {
+    static INDEXES: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r#""CreateIndex":(\s*)(\d+),(\s*)"ModifyIndex":(\s*)(\d+)"#).unwrap());
+    let body = INDEXES.replace_all(body, |found: &regex::Captures<'_>| {
         let (created, modified): (u64, u64) = (found[2].parse().unwrap(), found[5].parse().unwrap());
         let age = if created == 0 {
             "none"
@@ -106,25 +135,34 @@ fn masked(body: &str) -> String {
         };
         format!("\"Index\":{age}")
     });
-    let current = Regex::new("current modify index [0-9]+").unwrap();
-    let body = current.replace_all(&body, "current modify index N");
-    let ports = Regex::new(r#""Port":\d{4,5},"Weights""#).unwrap();
-    let body = ports.replace_all(&body, "\"Port\":P,\"Weights\"");
-    let hash = Regex::new(r#""ContentHash":"[0-9a-f]+""#).unwrap();
-    let body = hash.replace_all(&body, "\"ContentHash\":\"H\"");
-    // Consul updates its own node a moment after it made it
-    let own = Regex::new(r#"("consul-network-segment":""\},)"Index":(new|changed)"#).unwrap();
-    let body = own.replace_all(&body, "$1\"Index\":any");
+    let body = MASKS
+        .iter()
+        .fold(body.into_owned(), |body, (mask, shown)| mask.replace_all(&body, *shown).into_owned());
     uuid().replace_all(&body, "<uuid>").into_owned()
 }
 
 async fn same(script: &str) {
-    let consul = RealConsul::start_with(&["node_name = \"plinth\""]).await;
-    let agent = Agent::start(Settings { http_port: 0, ..Settings::default() }).await.unwrap();
+    same_with(script, false).await;
+}
+
+async fn same_with(script: &str, connect: bool) {
+    let enabled = format!("connect {{ enabled = {connect} }}");
+    let consul = RealConsul::start_with(&["node_name = \"plinth\"", &enabled]).await;
+    // Consul registers its own node once more after it began to answer
+    eventually("Consul's node is complete", Duration::from_secs(30), || async {
+        let answer = http_client::get(&format!("http://{}/v1/catalog/nodes", consul.addr)).await;
+        let body = answer.map_err(|error| error.to_string())?.into_body();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        if body.contains("lan_ipv4") { Ok(()) } else { Err(body) }
+    })
+    .await;
+    let settings = Settings { http_port: 0, connect, ..Settings::default() };
+    let agent = Agent::start(settings).await.unwrap();
     let side = |address| Side { base: format!("http://{address}"), kept: HashMap::new() };
     let (mut ours, mut theirs) = (side(agent.address()), side(consul.addr));
     let mut differences = String::new();
     for step in steps(script) {
+        // the same order on both sides, so that what one request leaves behind the next one finds
         let (got, wanted) = (ours.run(&step).await, theirs.run(&step).await);
         if got != wanted {
             let Step { method, path, body, .. } = step;
@@ -163,4 +201,39 @@ async fn catalog() {
 #[tokio::test]
 async fn agent() {
     same(include_str!("scripts/agent.txt")).await;
+}
+
+#[tokio::test]
+async fn filters() {
+    same(include_str!("scripts/filters.txt")).await;
+}
+
+#[tokio::test]
+async fn prepared_queries() {
+    same(include_str!("scripts/queries.txt")).await;
+}
+
+#[tokio::test]
+async fn configuration_entries() {
+    same(include_str!("scripts/config.txt")).await;
+}
+
+#[tokio::test]
+async fn mesh() {
+    same_with(include_str!("scripts/mesh.txt"), true).await;
+}
+
+#[tokio::test]
+async fn manners() {
+    same(include_str!("scripts/manners.txt")).await;
+}
+
+#[tokio::test]
+async fn bodies() {
+    same(include_str!("scripts/bodies.txt")).await;
+}
+
+#[tokio::test]
+async fn cached_and_compressed() {
+    same(include_str!("scripts/cached.txt")).await;
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use plinth_agent::{Agent, Data, Settings};
 use plinth_core::Secret;
@@ -49,7 +50,11 @@ async fn serve(command: &commands::Agent) -> Result<(), Failure> {
         node_id: command.node_id,
         node_meta: command.node_meta.iter().cloned().collect(),
         token,
-        ..Settings::default()
+        connect: command.connect,
+        max_connections_per_address: command.max_connections_per_address,
+        max_body: command.max_body,
+        compact_after: command.compact_after,
+        shutdown_timeout: Duration::from_secs(command.shutdown_timeout),
     };
     let agent = Agent::start(settings).await.map_err(failure)?;
     print::line(&format!("agent: http listening on {}", http(agent.address())));

@@ -113,9 +113,24 @@ pub struct Agent {
     /// Datacenter name that the agent reports
     #[arg(long, default_value = "dc1")]
     pub datacenter: String,
-    /// File with the token that every request must carry
+    /// File with the token that every request must carry, in X-Consul-Token, as a bearer token or in ?token=
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Turn the service mesh on: certificate authority, leaf certificates, as Consul's connect { enabled = true }
+    #[arg(long)]
+    pub connect: bool,
+    /// Most connections of one client address, as Consul's http_max_conns_per_client (200 there) [default: no limit]
+    #[arg(long, value_name = "COUNT")]
+    pub max_connections_per_address: Option<usize>,
+    /// Largest request body in bytes; values of keys have Consul's limit of 524288
+    #[arg(long, default_value_t = 8 << 20, value_name = "BYTES")]
+    pub max_body: usize,
+    /// Bytes of log after which a snapshot is taken
+    #[arg(long, default_value_t = 64 << 20, value_name = "BYTES")]
+    pub compact_after: u64,
+    /// Seconds that running requests get when the agent stops
+    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    pub shutdown_timeout: u64,
     /// Log level on standard error
     #[arg(long, default_value = "info", value_parser = log_level)]
     pub log_level: String,

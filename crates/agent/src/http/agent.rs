@@ -8,15 +8,27 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::decode::{self, AgentCheck, Fields, Malformed};
+use super::decode::{self, AgentCheck, Fields, Form, Malformed, Place};
+use super::filter::fields;
+use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
-use super::{Call, Server, Shape};
-use crate::state::Command;
+use super::{Call, Server, sidecar};
+use crate::engine::watch::Interest;
+use crate::schema;
 use crate::state::local::{LocalCheck, LocalService, Runner};
 use crate::state::model::{Check, Proxy, Service, ServiceAddress, Status, Weights};
+use crate::state::{Command, Table, Topic};
 
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Go's type has no name: it is spelled out in errors.
+const WHOLE: Place = Place {
+    owner: "",
+    path: "",
+    instead: "",
+    whole: "value of type struct { EnableTagOverrideSnake bool \"json:\\\"enable_tag_override\\\"\"; TaggedAddressesSnake map[string]structs.ServiceAddress \"json:\\\"tagged_addresses\\\"\"; *structs.Alias }",
+};
 
 /// A service as its agent shows it.
 #[derive(Clone, Serialize)]
@@ -35,7 +47,10 @@ pub(super) struct AgentService {
     tagged_addresses: Option<BTreeMap<String, ServiceAddress>>,
     weights: Weights,
     enable_tag_override: bool,
+    /// Only `agent/service/:id` shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    content_hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "proxy_of_agent")]
     proxy: Option<Proxy>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     connect: serde_json::Map<String, Value>,
@@ -57,23 +72,20 @@ impl From<&LocalService> for AgentService {
             tagged_addresses: service.tagged_addresses,
             weights: service.weights,
             enable_tag_override: service.enable_tag_override,
+            content_hash: None,
             connect: service.connect,
         }
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct WithHash {
-    #[serde(flatten)]
-    service: AgentService,
-    content_hash: String,
+fn proxy_of_agent<S: serde::Serializer>(proxy: &Option<Proxy>, to: S) -> Result<S::Ok, S::Error> {
+    proxy.as_ref().map(|proxy| schema::Ordered(schema::AGENT_PROXY, &proxy.fields)).serialize(to)
 }
 
 impl Server {
     pub(super) fn agent_services(&self, call: &Call<'_>) -> Handled {
         let state = self.engine.state();
-        let filter = self.filter(call, Shape::Service)?;
+        let filter = self.filter(call, fields::SERVICE)?;
         let all: BTreeMap<String, AgentService> = state
             .local_services()
             .map(|s| (s.service.id.clone(), AgentService::from(&**s)))
@@ -82,33 +94,52 @@ impl Server {
         Ok(Reply::json(&all, call.pretty))
     }
 
-    pub(super) fn agent_service(&self, call: &Call<'_>) -> Handled {
-        let state = self.engine.state();
-        let Some(local) = state.local_service(call.rest) else {
-            return Err(Reply::not_found(&format!("unknown service ID: {}", call.rest)));
-        };
-        let service = AgentService::from(&**local);
-        let encoded = super::json::compact(&service).unwrap_or_default();
-        let content_hash = format!("{:x}", content_hash(&encoded));
-        let reply = Reply::json(&WithHash { service, content_hash: content_hash.clone() }, call.pretty);
-        Ok(reply.with_header("x-consul-contenthash", &content_hash))
+    /// With `hash`, waits while the definition is still the one with that hash.
+    pub(super) async fn agent_service(&self, call: &Call<'_>) -> Handled {
+        let options = ReadOptions::waiting(&call.query)?;
+        let deadline = tokio::time::Instant::now() + options.wait;
+        let known = call.query.filled("hash");
+        loop {
+            let state = self.engine.state();
+            let Some(local) = state.local_service(call.rest) else {
+                return Err(Reply::not_found(&format!("unknown service ID: {}", call.rest)));
+            };
+            let mut service = AgentService::from(&**local);
+            let encoded = super::json::compact(&service).unwrap_or_default();
+            let hash = format!("{:x}", content_hash(&encoded));
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            if known != Some(hash.as_str()) || left.is_zero() || self.engine.stopping() {
+                service.content_hash = Some(hash.clone());
+                return Ok(Reply::json(&service, call.pretty).with_header("x-consul-contenthash", &hash));
+            }
+            let interest = Interest::One(Topic::Table(Table::Services));
+            let seen = state.table_index(Table::Services);
+            self.engine.wait(&interest, seen, left, |s| s.table_index(Table::Services)).await;
+        }
     }
 
     pub(super) async fn agent_service_register(&self, call: &Call<'_>) -> Handled {
         let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
-        let mut fields = decode::json(&call.body).and_then(Fields::new).map_err(failed)?;
+        let mut fields =
+            decode::json(&call.body).and_then(|value| Fields::at(value, WHOLE)).map_err(failed)?;
+        let nested = sidecar::nested(&mut fields).map_err(failed)?;
         let mut service = decode::service_fields(&mut fields, "Name").map_err(failed)?;
         let one = fields.take(&["Check"]);
-        let more = fields.list(&["Checks"]).map_err(failed)?.unwrap_or_default();
+        let more = fields.list_of(&["Checks"], "structs.CheckTypes").map_err(failed)?.unwrap_or_default();
         fields.ignore(&["Token", "Namespace", "Partition", "Locality", "CreateIndex", "ModifyIndex"]);
         fields.finish().map_err(failed)?;
         self.same_datacenter(call)?;
         check_service(&service)?;
+        sidecar::check_kind(&service).map_err(|why| Reply::bad(&why))?;
         finish_service(&mut service);
+        let sidecar = match nested {
+            Some(nested) => Some(self.sidecar(&service, nested)?),
+            None => None,
+        };
         let definitions: Vec<AgentCheck> = one
             .into_iter()
             .chain(more)
-            .map(decode::agent_check)
+            .map(|value| decode::agent_check(value, Form::Inside))
             .filter(|c| !matches!(c, Ok(c) if c.is_empty()))
             .collect::<Result<_, _>>()
             .map_err(failed)?;
@@ -129,10 +160,27 @@ impl Server {
             })
             .await?;
         self.checks_changed(&armed);
+        if let Some((service, mut checks)) = sidecar {
+            let state = self.engine.state();
+            for local in checks.iter_mut().filter(|local| local.runner == Runner::Alias) {
+                // what it stands for is there only now
+                let check = &mut local.check;
+                (check.status, check.output) =
+                    crate::runners::mirrored(&state, self.node_name(), &local.target, &check.check_id);
+            }
+            let command = Command::AgentService {
+                node: self.node_name().to_owned(),
+                service: Box::new(LocalService { service }),
+                checks,
+                replace_checks: true,
+            };
+            self.engine.write(command).await?;
+            self.checks_changed(&[]);
+        }
         Ok(Reply::ok())
     }
 
-    fn service_check(
+    pub(super) fn service_check(
         &self,
         service: &Service,
         mut check: AgentCheck,
@@ -168,14 +216,22 @@ impl Server {
         } else {
             (Runner::Alias, "alias")
         };
+        // an alias knows at once what it stands for
+        let (status, output) = match runner {
+            Runner::Alias if check.status.is_empty() => {
+                crate::runners::mirrored(&self.engine.state(), self.node_name(), &check.target, &check.id)
+            }
+            _ if check.status.is_empty() => ("critical".to_owned(), String::new()),
+            _ => (check.status, String::new()),
+        };
         LocalCheck {
             check: Check {
                 node: self.node_name().to_owned(),
                 check_id: check.id,
                 name: check.name,
-                status: if check.status.is_empty() { "critical".to_owned() } else { check.status },
+                status,
                 notes: check.notes,
-                output: String::new(),
+                output,
                 service_id: check.service_id,
                 service_name: service.map(|s| s.service.clone()).unwrap_or_default(),
                 service_tags: service.and_then(|s| s.tags.clone()),
@@ -186,16 +242,20 @@ impl Server {
             runner,
             deregister_after: check.deregister_after.filter(|d| !d.is_zero()),
             critical_since: None,
+            success_before_passing: check.success_before_passing,
+            failures_before_critical: check.failures_before_critical,
         }
     }
 
     pub(super) async fn agent_service_deregister(&self, call: &Call<'_>) -> Handled {
         if call.rest.is_empty() {
-            return Err(Reply::bad("Missing service ID"));
+            return Err(Reply::internal("ServiceID missing"));
         }
-        let command =
-            Command::AgentServiceRemove { node: self.node_name().to_owned(), id: call.rest.to_owned() };
-        self.engine.write(command).await?;
+        let sidecar = self.sidecar_of(call.rest);
+        for id in std::iter::once(call.rest.to_owned()).chain(sidecar) {
+            let command = Command::AgentServiceRemove { node: self.node_name().to_owned(), id };
+            self.engine.write(command).await?;
+        }
         self.checks_changed(&[]);
         Ok(Reply::ok())
     }
@@ -232,7 +292,11 @@ impl Server {
 
     pub(super) fn agent_health(&self, call: &Call<'_>, by_name: bool) -> Handled {
         if call.rest.is_empty() {
-            return Err(Reply::bad(if by_name { "Missing service Name" } else { "Missing serviceID" }));
+            return Err(Reply::internal(if by_name {
+                "Bad request: Missing service Name"
+            } else {
+                "Bad request: Missing serviceID"
+            }));
         }
         super::agent_health::answer(&self.engine.state(), call, by_name)
     }
@@ -267,6 +331,9 @@ pub(super) fn validate(check: &AgentCheck, bad_status: &str) -> Result<(), Reply
     let probes =
         !(check.target.http.is_empty() && check.target.tcp.is_empty() && check.target.grpc.is_empty());
     let alias = !(check.target.alias_service.is_empty() && check.target.alias_node.is_empty());
+    if check.output_max_size < 0 {
+        return invalid("MaxOutputMaxSize must be positive");
+    }
     if check.interval.is_some() && check.ttl.is_some() {
         return invalid("Interval and TTL cannot both be specified");
     }
@@ -279,7 +346,7 @@ pub(super) fn validate(check: &AgentCheck, bad_status: &str) -> Result<(), Reply
     Ok(())
 }
 
-fn check_service(service: &Service) -> Result<(), Reply> {
+pub(super) fn check_service(service: &Service) -> Result<(), Reply> {
     if service.service.is_empty() {
         return Err(Reply::bad("Missing service name"));
     }
@@ -300,11 +367,14 @@ fn check_service(service: &Service) -> Result<(), Reply> {
 }
 
 fn check_meta(service: &Service) -> Result<(), Reply> {
-    let meta = service.meta.iter().flatten();
-    if meta.clone().count() > 64 {
-        return Err(Reply::bad(
-            "Invalid Service Meta: Node metadata cannot contain more than 64 key/value pairs",
-        ));
+    let Some(meta) = &service.meta else { return Ok(()) };
+    check_pairs(meta).map_err(|why| Reply::bad(&format!("Invalid Service Meta: {why}")))
+}
+
+/// What all metadata must keep to.
+pub(super) fn check_pairs(meta: &BTreeMap<String, String>) -> Result<(), String> {
+    if meta.len() > 64 {
+        return Err("Node metadata cannot contain more than 64 key/value pairs".to_owned());
     }
     for (key, value) in meta {
         let why = if key.is_empty() {
@@ -320,14 +390,13 @@ fn check_meta(service: &Service) -> Result<(), Reply> {
         } else {
             continue;
         };
-        let text = format!("Invalid Service Meta: Couldn't load metadata pair ('{key}', '{value}'): {why}");
-        return Err(Reply::bad(&text));
+        return Err(format!("Couldn't load metadata pair ('{key}', '{value}'): {why}"));
     }
     Ok(())
 }
 
 /// What registration with an agent adds: addresses by family; empty lists count as absent.
-fn finish_service(service: &mut Service) {
+pub(super) fn finish_service(service: &mut Service) {
     service.tags = service.tags.take().filter(|t| !t.is_empty());
     service.meta = service.meta.take().filter(|m| !m.is_empty());
     let family = match service.address.parse() {

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::agent::validate;
-use super::decode::{self, Fields, Malformed};
+use super::decode::{self, Fields, Form, Malformed, Place};
+use super::filter::{Filter, fields};
 use super::health::listed_check;
 use super::reply::{Handled, Reply};
-use super::{Call, Server, Shape};
+use super::{Call, Server};
 use crate::state::Command;
 use crate::state::local::Runner;
 use crate::state::model::{Check, Status};
@@ -18,7 +19,7 @@ const LONGEST_OUTPUT: usize = 4096;
 impl Server {
     pub(super) fn agent_checks(&self, call: &Call<'_>) -> Handled {
         let state = self.engine.state();
-        let filter = self.filter(call, Shape::Check)?;
+        let filter = self.lazy_filter(call, state.local_checks().next().is_some())?;
         let all: BTreeMap<&str, Cow<'_, Check>> = state
             .local_checks()
             .map(|c| (c.check.check_id.as_str(), listed_check(&c.check)))
@@ -27,9 +28,22 @@ impl Server {
         Ok(Reply::json(&all, call.pretty))
     }
 
+    /// Consul checks what this filter selects only when it has an object to look at.
+    fn lazy_filter(&self, call: &Call<'_>, any: bool) -> Result<Filter, Reply> {
+        let Some(text) = call.query.filled("filter") else { return Ok(Filter::All) };
+        Filter::readable(text).map_err(|why| Reply::internal(&super::unusable_filter(&why)))?;
+        if any {
+            Filter::parse(text, fields::CHECK).map_err(|why| Reply::internal(&why))
+        } else {
+            Ok(Filter::All)
+        }
+    }
+
     pub(super) async fn agent_check_register(&self, call: &Call<'_>) -> Handled {
         let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
-        let mut check = decode::json(&call.body).and_then(decode::agent_check).map_err(failed)?;
+        let mut check = decode::json(&call.body)
+            .and_then(|value| decode::agent_check(value, Form::Alone))
+            .map_err(failed)?;
         self.same_datacenter(call)?;
         if check.name.is_empty() {
             return Err(Reply::bad("Missing check name"));
@@ -50,7 +64,7 @@ impl Server {
 
     pub(super) async fn agent_check_deregister(&self, call: &Call<'_>) -> Handled {
         if call.rest.is_empty() {
-            return Err(Reply::bad("Missing check ID"));
+            return Err(Reply::internal("CheckID missing"));
         }
         let command =
             Command::AgentCheckRemove { node: self.node_name().to_owned(), id: call.rest.to_owned() };
@@ -66,7 +80,8 @@ impl Server {
 
     pub(super) async fn agent_check_update(&self, call: &Call<'_>) -> Handled {
         let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
-        let mut fields = decode::json(&call.body).and_then(Fields::new).map_err(failed)?;
+        let place = Place { owner: "checkUpdate", ..Place::default() };
+        let mut fields = decode::json(&call.body).and_then(|v| Fields::at(v, place)).map_err(failed)?;
         let status = fields.text(&["Status"]).map_err(failed)?;
         let output = fields.text(&["Output"]).map_err(failed)?;
         fields.finish().map_err(failed)?;

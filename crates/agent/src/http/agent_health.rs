@@ -133,7 +133,15 @@ pub(super) fn answer(state: &State, call: &Call<'_>, by_name: bool) -> Handled {
         Some(word) => (word, code(word)),
         None => ("critical", StatusCode::NOT_FOUND),
     };
-    let reply = if text {
+    let reason = match (worst, by_name) {
+        (Some(word), _) => word.to_owned(),
+        (None, true) => format!("ServiceName {} Not Found", call.rest),
+        (None, false) => format!("ServiceId {} not found", call.rest),
+    };
+    let reply = if text && worst.is_none() && !by_name {
+        Reply::json(&reason, call.pretty).with_status(status)
+    } else if text {
+        let word = if worst.is_none() { reason.as_str() } else { word };
         let mut reply = Reply::text(status, word);
         reply.headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
         reply
@@ -142,11 +150,6 @@ pub(super) fn answer(state: &State, call: &Call<'_>, by_name: bool) -> Handled {
     } else {
         let missing = View { aggregated_status: "critical", service: None, checks: None };
         Reply::json(views.first().unwrap_or(&missing), call.pretty).with_status(status)
-    };
-    let reason = match (worst, by_name) {
-        (Some(word), _) => word.to_owned(),
-        (None, true) => format!("ServiceName {} Not Found", call.rest),
-        (None, false) => format!("ServiceId {} not found", call.rest),
     };
     Ok(reply.with_header("x-consul-reason", &reason))
 }

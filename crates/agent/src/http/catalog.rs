@@ -7,14 +7,24 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::decode::{self, Fields, Malformed};
+use super::decode::{self, Fields, Malformed, Place};
+use super::filter::{Filter, fields};
 use super::query::{Query, ReadOptions};
 use super::reply::{Handled, Reply};
-use super::{Call, Server, Shape};
+use super::{Call, Server};
 use crate::engine::watch::Interest;
 use crate::state::command::{Command, Registration, Target};
 use crate::state::model::{Instance, Node, Pairs, Proxy, Service, ServiceAddress, Weights};
 use crate::state::{Group, State, Table, Topic};
+
+const REQUEST: Place =
+    Place { owner: "RegisterRequest", path: "", instead: "", whole: "value of type structs.RegisterRequest" };
+const SERVICE: Place = Place {
+    owner: "NodeService",
+    path: "Service.",
+    instead: "",
+    whole: "struct field RegisterRequest.Service of type structs.NodeService",
+};
 
 /// A service and its node, flat.
 #[derive(Serialize)]
@@ -70,12 +80,19 @@ pub(super) struct Choice<'a> {
 impl<'a> Choice<'a> {
     pub(super) fn of(query: &'a Query) -> Choice<'a> {
         Choice {
-            tags: query.all("tag").filter(|t| !t.is_empty()).collect(),
+            tags: query.all("tag").collect(),
             node_meta: query
                 .all("node-meta")
                 .map(|pair| pair.split_once(':').unwrap_or((pair, "")))
                 .collect(),
         }
+    }
+
+    /// What `?cached` knows a read by.
+    pub(super) fn question(&self, view: &str, name: &str, connect: bool, call: &Call<'_>) -> String {
+        let filter = call.query.get("filter");
+        let near = call.query.get("near");
+        format!("{view} {name:?} {connect} {:?} {:?} {filter:?} {near:?}", self.tags, self.node_meta)
     }
 
     pub(super) fn takes_node(&self, node: &Node) -> bool {
@@ -101,9 +118,8 @@ pub(super) fn listed(service: &Service) -> Cow<'_, Service> {
 
 pub(super) fn is_connect(instance: &Instance, name: &str) -> bool {
     let service = &instance.service;
-    let destination = service.proxy.given.get("DestinationServiceName").and_then(Value::as_str);
-    let proxies =
-        service.kind == "connect-proxy" && destination.is_some_and(|d| d.eq_ignore_ascii_case(name));
+    let destination = service.proxy.text("DestinationServiceName");
+    let proxies = service.kind == "connect-proxy" && destination.eq_ignore_ascii_case(name);
     let native = service.connect.get("Native") == Some(&Value::Bool(true));
     proxies || (native && service.service.eq_ignore_ascii_case(name))
 }
@@ -112,13 +128,14 @@ impl Server {
     pub(super) async fn catalog_nodes(&self, call: &Call<'_>) -> Handled {
         let options = ReadOptions::parse(&call.query)?;
         let choice = Choice::of(&call.query);
+        let filter = self.read_filter(call, fields::NODE)?;
         let state = self.wait_table(&options, Table::Nodes).await;
         let index = state.table_index(Table::Nodes);
         let reply = self.shared(call, index, || {
             let nodes = state.nodes().map(|n| &**n);
             let mut nodes: Vec<&Node> = nodes.filter(|n| choice.takes_node(n)).collect();
             self.nearest_first(call, &mut nodes, |n| &n.node);
-            self.listing(call, Shape::Node, &nodes)
+            Ok(self.listing(call, &filter, &nodes))
         })?;
         Ok(reply.at(index).effective(options.consistency))
     }
@@ -134,7 +151,8 @@ impl Server {
             // the metadata of nodes changes without a service
             Reply::json(&chosen_names(&state, &choice), call.pretty)
         };
-        Ok(reply.at(index).effective(options.consistency))
+        let reply = reply.at(index).effective(options.consistency);
+        self.cached(call, || format!("services {:?}", choice.node_meta), reply)
     }
 
     pub(super) async fn catalog_service(&self, call: &Call<'_>, connect: bool) -> Handled {
@@ -144,6 +162,7 @@ impl Server {
         if name.is_empty() {
             return Err(Reply::bad("Missing service name"));
         }
+        let filter = self.read_filter(call, fields::CATALOG_SERVICE)?;
         let (state, index) = self.wait_service(&options, name, connect).await;
         let reply = self.shared(call, index, || {
             let found = instances(&state, name, connect);
@@ -152,9 +171,10 @@ impl Server {
             self.nearest_first(call, &mut found, |(node, _)| &node.node);
             let flat: Vec<CatalogService<'_>> =
                 found.iter().map(|(node, i)| flat(node, &i.service)).collect();
-            self.listing(call, Shape::CatalogService, &flat)
+            Ok(self.listing(call, &filter, &flat))
         })?;
-        Ok(reply.at(index).effective(options.consistency))
+        let reply = reply.at(index).effective(options.consistency);
+        self.cached(call, || choice.question("service", name, connect, call), reply)
     }
 
     pub(super) async fn catalog_node(&self, call: &Call<'_>, list: bool) -> Handled {
@@ -162,15 +182,16 @@ impl Server {
         if call.rest.is_empty() {
             return Err(Reply::bad("Missing node name"));
         }
+        let filter = self.read_filter(call, fields::SERVICE)?;
         let index_of = |s: &State| s.table_index(Table::Nodes).max(s.table_index(Table::Services));
         let interest = || Interest::Any(vec![Topic::Table(Table::Nodes), Topic::Table(Table::Services)]);
         let state = self.wait(&options, interest, index_of).await;
         let index = index_of(&state);
-        let reply = self.shared(call, index, || self.node_view(&state, call, list))?;
+        let reply = self.shared(call, index, || self.node_view(&state, call, &filter, list))?;
         Ok(reply.at(index).effective(options.consistency))
     }
 
-    fn node_view(&self, state: &State, call: &Call<'_>, list: bool) -> Handled {
+    fn node_view(&self, state: &State, call: &Call<'_>, filter: &Filter, list: bool) -> Handled {
         let Some(node) = state.node(call.rest) else {
             if list {
                 let nothing = serde_json::json!({"Node": null, "Services": null});
@@ -179,7 +200,6 @@ impl Server {
             return Ok(Reply::json(&Value::Null, call.pretty));
         };
         let services = state.node_instances(call.rest);
-        let filter = self.filter(call, Shape::Service)?;
         let services = services.into_iter().map(|i| &i.service);
         let services = services.map(|s| (s.id.as_str(), listed(s))).filter(|(_, s)| filter.accepts(s));
         if list {
@@ -205,16 +225,23 @@ impl Server {
             let why = if node.id.len() == 36 { "invalid UUID" } else { "uuid string is wrong length" };
             return Err(Reply::internal(&format!("Bad node ID: {why}")));
         }
+        if registration.service.as_ref().is_some_and(|s| s.service.is_empty() && s.id.is_empty()) {
+            let text = "failed inserting service: failed inserting service: object missing primary index";
+            return Err(Reply::internal(text));
+        }
         let nameless = |s: &Service| s.service.is_empty() && !s.id.is_empty();
         if registration.service.as_ref().is_some_and(nameless) {
             return Err(Reply::internal("Must provide service name with ID"));
+        }
+        if let Some(service) = &registration.service {
+            super::sidecar::check_kind(service).map_err(|why| Reply::internal(&why))?;
         }
         self.engine.write(Command::Register(Box::new(registration))).await?;
         Ok(Reply::json(&true, call.pretty))
     }
 
     fn decode_registration(&self, body: &[u8]) -> Result<(Registration, String), Malformed> {
-        let mut fields = Fields::new(decode::json(body)?)?;
+        let mut fields = Fields::at(decode::json(body)?, REQUEST)?;
         let name = fields.name(&["Node"])?;
         let datacenter = fields.text(&["Datacenter"])?;
         let node = Node {
@@ -228,7 +255,7 @@ impl Server {
             modify_index: 0,
         };
         let skip_node_update = fields.flag(&["SkipNodeUpdate"])?;
-        let service = fields.take(&["Service"]).map(decode::service).transpose()?;
+        let service = fields.take(&["Service"]).map(|value| decode::service(value, SERVICE)).transpose()?;
         let one = fields.take(&["Check"]);
         let more = fields.list(&["Checks"])?.unwrap_or_default();
         let mut checks = more.into_iter().chain(one).map(decode::check).collect::<Result<Vec<_>, _>>()?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::duration;
+use crate::schema;
 use crate::state::model::{Check, Definition, Node, Pairs, Proxy, Service, ServiceAddress, Weights};
 
 /// What was wrong, as Go says it (without the prefix an endpoint adds).
@@ -15,69 +16,86 @@ pub struct Malformed(pub String);
 
 type Decoded<T> = Result<T, Malformed>;
 
-fn kind_of(value: &Value) -> &'static str {
+/// What a value is called in errors. Numbers are given where a number was wanted, as Go does.
+pub fn kind_of(value: &Value, wanted: &str) -> String {
     match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
-fn mismatch(value: &Value, field: &str, kind: &str) -> Malformed {
-    Malformed(format!(
-        "json: cannot unmarshal {} into Go struct field .{field} of type {kind}",
-        kind_of(value)
-    ))
-}
-
-/// Parses a body; the errors are close to Go's.
-pub fn json(body: &[u8]) -> Decoded<Value> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(Malformed("EOF".to_owned()));
-    }
-    serde_json::from_slice(body).map_err(|error| match error.classify() {
-        serde_json::error::Category::Eof => Malformed("unexpected EOF".to_owned()),
-        _ => {
-            let first = body.iter().find(|b| !b.is_ascii_whitespace()).copied().unwrap_or(b' ') as char;
-            let looks_like_value = matches!(first, '{' | '[' | '"' | '-' | '0'..='9' | 't' | 'f' | 'n');
-            let second =
-                body.iter().skip_while(|b| b.is_ascii_whitespace()).nth(1).copied().unwrap_or(b' ') as char;
-            if first == '{' && second.is_ascii_alphabetic() {
-                Malformed(format!("invalid character '{second}' looking for beginning of object key string"))
-            } else if looks_like_value {
-                Malformed(format!("invalid JSON: {error}"))
-            } else {
-                Malformed(format!("invalid character '{first}' looking for beginning of value"))
-            }
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => "bool".to_owned(),
+        Value::Number(number) if wanted.starts_with("int") || wanted.starts_with("uint") => {
+            format!("number {number}")
         }
-    })
+        Value::Number(_) => "number".to_owned(),
+        Value::String(_) => "string".to_owned(),
+        Value::Array(_) => "array".to_owned(),
+        Value::Object(_) => "object".to_owned(),
+    }
+}
+
+/// Where fields stand, for errors: Go names its own types in them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    /// The struct that has the fields.
+    pub owner: &'static str,
+    /// Before the field's name, with a dot at its end.
+    pub path: &'static str,
+    /// Instead of the field's name, where Go has lost it.
+    pub instead: &'static str,
+    /// What should have been an object: `value of type structs.RegisterRequest`.
+    pub whole: &'static str,
+}
+
+impl Place {
+    pub fn mismatch(self, value: &Value, field: &str, kind: &str) -> Malformed {
+        let Place { owner, path, instead, .. } = self;
+        let field = if instead.is_empty() { field } else { instead };
+        Malformed(format!(
+            "json: cannot unmarshal {} into Go struct field {owner}.{path}{field} of type {kind}",
+            kind_of(value, kind)
+        ))
+    }
+}
+
+/// Parses a body.
+pub fn json(body: &[u8]) -> Decoded<Value> {
+    super::go_json::parse(body).map_err(Malformed)
 }
 
 /// The fields of one object, taken one by one.
-pub struct Fields(Map<String, Value>);
+pub struct Fields {
+    map: Map<String, Value>,
+    place: Place,
+}
 
 impl Fields {
     pub fn new(value: Value) -> Decoded<Fields> {
-        match value {
-            Value::Object(map) => Ok(Fields(map)),
-            Value::Null => Ok(Fields(Map::new())),
-            other => Err(Malformed(format!(
-                "json: cannot unmarshal {} into Go value of type object",
-                kind_of(&other)
-            ))),
-        }
+        Fields::at(value, Place::default())
+    }
+
+    pub fn at(value: Value, place: Place) -> Decoded<Fields> {
+        let map = match value {
+            Value::Object(map) => map,
+            Value::Null => Map::new(),
+            other => {
+                let whole = if place.whole.is_empty() { "value of type object" } else { place.whole };
+                let kind = kind_of(&other, "");
+                return Err(Malformed(format!("json: cannot unmarshal {kind} into Go {whole}")));
+            }
+        };
+        Ok(Fields { map, place })
+    }
+
+    /// Whether a field is there at all, be it `null`.
+    pub fn has(&self, name: &str) -> bool {
+        self.map.keys().any(|key| key.eq_ignore_ascii_case(name))
     }
 
     /// Takes all spellings of a field; the last that is not null counts.
     pub fn take(&mut self, names: &[&str]) -> Option<Value> {
         let keys: Vec<String> =
-            self.0.keys().filter(|k| names.iter().any(|n| k.eq_ignore_ascii_case(n))).cloned().collect();
+            self.map.keys().filter(|k| names.iter().any(|n| k.eq_ignore_ascii_case(n))).cloned().collect();
         let mut found = None;
         for key in keys {
-            if let Some(value) = self.0.remove(&key).filter(|v| !v.is_null()) {
+            if let Some(value) = self.map.remove(&key).filter(|v| !v.is_null()) {
                 found = Some(value);
             }
         }
@@ -88,9 +106,13 @@ impl Fields {
         let _ = self.take(names);
     }
 
+    pub fn put_back(&mut self, name: &str, value: Value) {
+        self.map.insert(name.to_owned(), value);
+    }
+
     /// Unknown fields are an error.
     pub fn finish(self) -> Decoded<()> {
-        match self.0.keys().next() {
+        match self.map.keys().next() {
             Some(key) => Err(Malformed(format!("json: unknown field {key:?}"))),
             None => Ok(()),
         }
@@ -100,7 +122,7 @@ impl Fields {
         match self.take(names) {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text),
-            Some(other) => Err(mismatch(&other, names[0], "string")),
+            Some(other) => Err(self.place.mismatch(&other, names[0], "string")),
         }
     }
 
@@ -117,70 +139,94 @@ impl Fields {
         match self.take(names) {
             None => Ok(false),
             Some(Value::Bool(flag)) => Ok(flag),
-            Some(other) => Err(mismatch(&other, names[0], "bool")),
+            Some(other) => Err(self.place.mismatch(&other, names[0], "bool")),
         }
     }
 
     pub fn number(&mut self, names: &[&str]) -> Decoded<Option<i64>> {
         match self.take(names) {
             None => Ok(None),
-            Some(value) => value.as_i64().map(Some).ok_or_else(|| mismatch(&value, names[0], "int")),
+            Some(value) => {
+                value.as_i64().map(Some).ok_or_else(|| self.place.mismatch(&value, names[0], "int"))
+            }
         }
     }
 
     pub fn unsigned(&mut self, names: &[&str]) -> Decoded<u64> {
         match self.take(names) {
             None => Ok(0),
-            Some(value) => value.as_u64().ok_or_else(|| mismatch(&value, names[0], "uint64")),
+            Some(value) => value.as_u64().ok_or_else(|| self.place.mismatch(&value, names[0], "uint64")),
         }
     }
 
-    /// Go text or nanoseconds.
+    /// Go text or nanoseconds; a negative time counts as none, and what is neither text nor number is not looked at.
     pub fn duration(&mut self, names: &[&str]) -> Decoded<Option<Duration>> {
         match self.take(names) {
-            None => Ok(None),
             Some(Value::String(text)) if text.is_empty() => Ok(None),
-            Some(Value::String(text)) => duration::parse(&text).map(Some).map_err(Malformed),
-            Some(value) => {
-                let nanos = value.as_f64().ok_or_else(|| mismatch(&value, names[0], "time.Duration"))?;
-                Ok(Some(Duration::from_nanos(nanos.max(0.0) as u64)))
+            Some(Value::String(text)) => match text.strip_prefix('-').map(duration::parse) {
+                Some(Ok(_)) => Ok(Some(Duration::ZERO)),
+                _ => duration::parse(&text).map(Some).map_err(Malformed),
+            },
+            Some(Value::Number(number)) => {
+                Ok(number.as_f64().map(|nanos| Duration::from_nanos(nanos.max(0.0) as u64)))
             }
+            _ => Ok(None),
         }
     }
 
     pub fn list(&mut self, names: &[&str]) -> Decoded<Option<Vec<Value>>> {
+        self.list_of(names, "[]interface {}")
+    }
+
+    /// `kind` is Go's name of the list's type.
+    pub fn list_of(&mut self, names: &[&str], kind: &str) -> Decoded<Option<Vec<Value>>> {
         match self.take(names) {
             None => Ok(None),
             Some(Value::Array(values)) => Ok(Some(values)),
-            Some(other) => Err(mismatch(&other, names[0], "[]")),
+            Some(other) => Err(self.place.mismatch(&other, names[0], kind)),
         }
     }
 
     pub fn texts(&mut self, names: &[&str]) -> Decoded<Option<Vec<String>>> {
-        let Some(values) = self.list(names)? else { return Ok(None) };
-        values.into_iter().map(|v| text_of(v, names[0])).collect::<Decoded<Vec<_>>>().map(Some)
+        self.texts_of(names, "string")
+    }
+
+    /// `kind` is Go's name of the items' type.
+    pub fn texts_of(&mut self, names: &[&str], kind: &str) -> Decoded<Option<Vec<String>>> {
+        let Some(values) = self.list_of(names, &format!("[]{kind}"))? else { return Ok(None) };
+        let place = self.place;
+        values.into_iter().map(|v| text_of(v, names[0], kind, place)).collect::<Decoded<Vec<_>>>().map(Some)
     }
 
     pub fn pairs(&mut self, names: &[&str]) -> Decoded<Pairs> {
         let Some(value) = self.take(names) else { return Ok(None) };
-        let Value::Object(map) = value else { return Err(mismatch(&value, names[0], "map[string]string")) };
-        map.into_iter().map(|(k, v)| Ok((k, text_of(v, names[0])?))).collect::<Decoded<_>>().map(Some)
+        let place = self.place;
+        let Value::Object(map) = value else {
+            return Err(place.mismatch(&value, names[0], "map[string]string"));
+        };
+        let pair = |(k, v)| Ok((k, text_of(v, names[0], "string", place)?));
+        map.into_iter().map(pair).collect::<Decoded<_>>().map(Some)
+    }
+
+    /// The fields of an object inside; none when it is absent.
+    pub fn nested(&mut self, names: &[&str]) -> Decoded<Fields> {
+        Ok(Fields { map: self.object(names)?.unwrap_or_default(), place: Place::default() })
     }
 
     pub fn object(&mut self, names: &[&str]) -> Decoded<Option<Map<String, Value>>> {
         match self.take(names) {
             None => Ok(None),
             Some(Value::Object(map)) => Ok(Some(map)),
-            Some(other) => Err(mismatch(&other, names[0], "object")),
+            Some(other) => Err(self.place.mismatch(&other, names[0], "object")),
         }
     }
 }
 
-fn text_of(value: Value, field: &str) -> Decoded<String> {
+fn text_of(value: Value, field: &str, kind: &str, place: Place) -> Decoded<String> {
     match value {
         Value::String(text) => Ok(text),
         Value::Null => Ok(String::new()),
-        other => Err(mismatch(&other, field, "string")),
+        other => Err(place.mismatch(&other, field, kind)),
     }
 }
 
@@ -217,7 +263,8 @@ fn tagged(fields: &mut Fields) -> Decoded<Option<BTreeMap<String, ServiceAddress
     let Some(map) = fields.object(&["TaggedAddresses", "tagged_addresses"])? else { return Ok(None) };
     let mut all = BTreeMap::new();
     for (name, value) in map {
-        let mut fields = Fields::new(value)?;
+        let whole = "struct field .TaggedAddresses of type structs.ServiceAddress";
+        let mut fields = Fields::at(value, Place { whole, ..Place::default() })?;
         let address = fields.text(&["Address"])?;
         let port = fields.number(&["Port"])?.unwrap_or(0);
         fields.finish()?;
@@ -227,26 +274,34 @@ fn tagged(fields: &mut Fields) -> Decoded<Option<BTreeMap<String, ServiceAddress
 }
 
 fn proxy(fields: &mut Fields) -> Decoded<Proxy> {
-    let mut given = BTreeMap::new();
-    let mut proxy = Proxy::default();
-    for (name, value) in fields.object(&["Proxy"])?.unwrap_or_default() {
-        let named = |value: Value| if let Value::Object(map) = value { map } else { Map::new() };
-        if name.eq_ignore_ascii_case("MeshGateway") {
-            proxy.mesh_gateway = named(value);
-        } else if name.eq_ignore_ascii_case("Expose") {
-            proxy.expose = named(value);
-        } else if !value.is_null() {
-            given.insert(name, value);
+    let given = fields.object(&["Proxy"])?.unwrap_or_default();
+    let mut faults = schema::Faults::default();
+    let mut read = schema::read(given, schema::PROXY, "", &mut faults);
+    if let Some(key) = faults.keys.first() {
+        let name = key.rsplit('.').next().unwrap_or(key);
+        return Err(Malformed(format!("json: unknown field {name:?}")));
+    }
+    if let Some(fault) = faults.values.into_iter().next() {
+        return Err(Malformed(fault));
+    }
+    for upstream in read.get_mut("Upstreams").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(upstream) = upstream.as_object_mut() {
+            upstream.entry("DestinationType").or_insert_with(|| Value::from("service"));
         }
     }
-    proxy.given = given;
-    Ok(proxy)
+    // what says nothing and what is absent are printed alike, so they are kept alike
+    schema::strip(schema::PROXY, &mut read);
+    Ok(Proxy { fields: read })
 }
 
 /// A service as the catalog and transactions take it: the name is in `Service`.
-pub fn service(value: Value) -> Decoded<Service> {
-    let mut fields = Fields::new(value)?;
+pub fn service(value: Value, place: Place) -> Decoded<Service> {
+    let mut fields = Fields::at(value, place)?;
     let mut service = service_fields(&mut fields, "Service")?;
+    // no weight at all is the default here, unlike in a registration with an agent
+    if service.weights == (Weights { passing: 0, warning: 0 }) {
+        service.weights = Weights::default();
+    }
     service.create_index = fields.unsigned(&["CreateIndex"])?;
     service.modify_index = fields.unsigned(&["ModifyIndex"])?;
     fields.ignore(&[
@@ -260,6 +315,14 @@ pub fn service(value: Value) -> Decoded<Service> {
     ]);
     fields.finish()?;
     Ok(service)
+}
+
+/// Only whether the service speaks the mesh's protocol itself is kept; a sidecar is a service of its own.
+fn connect(fields: &mut Fields) -> Decoded<Map<String, Value>> {
+    let given = fields.object(&["Connect"])?.unwrap_or_default();
+    let native =
+        given.into_iter().any(|(name, v)| name.eq_ignore_ascii_case("Native") && v == Value::Bool(true));
+    Ok(native.then(|| ("Native".to_owned(), Value::Bool(true))).into_iter().collect())
 }
 
 /// The fields every form of a service has.
@@ -279,12 +342,7 @@ pub fn service_fields(fields: &mut Fields, name: &str) -> Decoded<Service> {
         weights: weights(fields)?.unwrap_or_default(),
         enable_tag_override: fields.flag(&["EnableTagOverride", "enable_tag_override"])?,
         proxy: proxy(fields)?,
-        connect: fields
-            .object(&["Connect"])?
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|(_, v)| !v.is_null() && *v != Value::Bool(false))
-            .collect(),
+        connect: connect(fields)?,
         create_index: 0,
         modify_index: 0,
     })
@@ -355,9 +413,11 @@ fn definition(value: Value) -> Decoded<Definition> {
 
 fn header(fields: &mut Fields) -> Decoded<BTreeMap<String, Vec<String>>> {
     let mut all = BTreeMap::new();
+    let place = fields.place;
     for (name, value) in fields.object(&["Header"])?.unwrap_or_default() {
-        let Value::Array(values) = value else { return Err(mismatch(&value, "Header", "[]string")) };
-        let values = values.into_iter().map(|v| text_of(v, "Header")).collect::<Decoded<Vec<_>>>()?;
+        let Value::Array(values) = value else { return Err(place.mismatch(&value, "Header", "[]string")) };
+        let item = |v| text_of(v, "Header", "string", place);
+        let values = values.into_iter().map(item).collect::<Decoded<Vec<_>>>()?;
         all.insert(name, values);
     }
     Ok(all)
@@ -376,6 +436,11 @@ pub struct AgentCheck {
     pub timeout: Option<Duration>,
     pub ttl: Option<Duration>,
     pub deregister_after: Option<Duration>,
+    /// Results of a kind in a row before the status turns; 0 and 1: at once.
+    pub success_before_passing: u32,
+    pub failures_before_critical: u32,
+    /// Longest output kept, bytes; negative is refused.
+    pub output_max_size: i64,
     pub target: Definition,
 }
 
@@ -392,15 +457,29 @@ impl AgentCheck {
     }
 }
 
-pub fn agent_check(value: Value) -> Decoded<AgentCheck> {
-    let mut fields = Fields::new(value)?;
-    let id = fields.name(&["CheckID"])?;
-    let other = fields.name(&["ID"])?;
+fn count(given: Option<i64>) -> u32 {
+    u32::try_from(given.unwrap_or(0).max(0)).unwrap_or(u32::MAX)
+}
+
+/// How a check comes: inside a service's registration, where its id is `CheckID`, or by itself, where it is `ID`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Inside,
+    Alone,
+}
+
+pub fn agent_check(value: Value, form: Form) -> Decoded<AgentCheck> {
+    let (id_name, place) = match form {
+        Form::Inside => ("CheckID", Place { instead: "Check", ..Place::default() }),
+        Form::Alone => ("ID", Place::default()),
+    };
+    let mut fields = Fields::at(value, place)?;
+    let id = fields.name(&[id_name])?;
     let args = fields.texts(&["ScriptArgs", "script_args", "Args"])?.unwrap_or_default();
     let docker = fields.text(&["DockerContainerID", "docker_container_id"])?;
     let script = fields.text(&["Script"])?;
     let check = AgentCheck {
-        id: if id.is_empty() { other } else { id },
+        id,
         name: fields.name(&["Name"])?,
         notes: fields.text(&["Notes"])?,
         service_id: fields.name(&["ServiceID", "service_id"])?,
@@ -411,6 +490,11 @@ pub fn agent_check(value: Value) -> Decoded<AgentCheck> {
         ttl: fields.duration(&["TTL"])?.filter(|d| !d.is_zero()),
         deregister_after: fields
             .duration(&["DeregisterCriticalServiceAfter", "deregister_critical_service_after"])?,
+        success_before_passing: count(fields.number(&["SuccessBeforePassing", "success_before_passing"])?),
+        failures_before_critical: count(
+            fields.number(&["FailuresBeforeCritical", "failures_before_critical"])?,
+        ),
+        output_max_size: fields.number(&["OutputMaxSize", "output_max_size"])?.unwrap_or(0),
         target: Definition {
             http: fields.text(&["HTTP"])?,
             tls_skip_verify: fields.flag(&["TLSSkipVerify", "tls_skip_verify"])?,
@@ -425,20 +509,7 @@ pub fn agent_check(value: Value) -> Decoded<AgentCheck> {
             ..Definition::default()
         },
     };
-    fields.ignore(&[
-        "Token",
-        "Shell",
-        "SuccessBeforePassing",
-        "FailuresBeforeCritical",
-        "FailuresBeforeWarning",
-        "OutputMaxSize",
-        "TLSServerName",
-        "Namespace",
-        "Partition",
-        "success_before_passing",
-        "failures_before_critical",
-        "output_max_size",
-    ]);
+    fields.ignore(&["Token", "Shell", "FailuresBeforeWarning", "TLSServerName", "Namespace", "Partition"]);
     fields.finish()?;
     Ok(check)
 }
@@ -452,7 +523,7 @@ mod tests {
         let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         let nul = |result: Decoded<()>| result.unwrap_err().0.contains("NUL");
         for text in [r#"{"Service":"a\u0000b"}"#, r#"{"Service":"a","ID":"\u0000"}"#] {
-            assert!(nul(service(json(text)).map(drop)), "{text}");
+            assert!(nul(service(json(text), Place::default()).map(drop)), "{text}");
         }
         for text in [
             r#"{"Node":"a\u0000","CheckID":"c"}"#,
@@ -462,7 +533,7 @@ mod tests {
             assert!(nul(check(json(text)).map(drop)), "{text}");
         }
         assert!(nul(node(json(r#"{"Node":"a\u0000"}"#), "dc1").map(drop)));
-        assert!(nul(agent_check(json(r#"{"Name":"a\u0000","TTL":"10s"}"#)).map(drop)));
+        assert!(nul(agent_check(json(r#"{"Name":"a\u0000","TTL":"10s"}"#), Form::Alone).map(drop)));
         let output = check(json(r#"{"Node":"a","CheckID":"c","Output":"\u0000"}"#)).unwrap();
         assert_eq!(output.output, "\0", "a check may say what it likes");
     }

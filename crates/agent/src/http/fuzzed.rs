@@ -19,6 +19,7 @@ const WAYS: &[&str] = &[
     "/v1/txn",
     "/v1/kv/a?flags=7",
     "/v1/agent/service/register?replace-existing-checks",
+    "/v1/config",
 ];
 /// A server is used for so many inputs, so that they meet what others left.
 const INPUTS: usize = 100;
@@ -44,11 +45,12 @@ impl Fuzzed {
             http_port: 8500,
             datacenter: "dc1".to_owned(),
             started: String::new(),
+            meta: Default::default(),
         };
         let node = Node { node: "plinth".to_owned(), address: "127.0.0.1".to_owned(), ..Node::default() };
         let own = Registration { node, skip_node_update: false, service: None, checks: Vec::new() };
         runtime.block_on(engine.write(Command::Register(Box::new(own)))).ok()?;
-        let server = Server::new(engine, Arc::default(), identity, None, 8 << 20);
+        let server = Server::new(engine, Arc::default(), identity, None, 8 << 20, true);
         Some(Fuzzed { server, runtime, inputs: 0 })
     }
 
@@ -88,8 +90,9 @@ pub fn filter_expression(data: &[u8]) {
         "ID": "1", "Node": {"Node": "n", "Meta": {"a": "b"}}, "Service": {"Service": "web", "Tags": ["v1", "v2"], "Port": 80},
         "Checks": [{"Status": "passing", "ServiceTags": []}], "ServiceTags": ["v1"], "Meta": {"k": "v"}, "Tags": null, "Port": 80,
     });
-    for shape in [Shape::Entry, Shape::Check, Shape::Node, Shape::CatalogService, Shape::Service] {
-        if let Ok(filter) = Filter::parse(text, shape) {
+    use filter::fields::{CATALOG_SERVICE, CHECK, ENTRY, INTENTION, NODE, SERVICE};
+    for fields in [ENTRY, CHECK, NODE, CATALOG_SERVICE, SERVICE, INTENTION] {
+        if let Ok(filter) = Filter::parse(text, fields) {
             filter.accepts(&item);
         }
     }

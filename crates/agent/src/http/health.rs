@@ -5,19 +5,20 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::catalog::{Choice, instances, listed};
+use super::filter::fields;
 use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
-use super::{Call, Server, Shape};
+use super::{Call, Server};
 use crate::engine::watch::Interest;
 use crate::state::model::{Check, Instance, Node, Service};
 use crate::state::{State, Table, Topic};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct ServiceEntry<'a> {
-    node: &'a Node,
-    service: Cow<'a, Service>,
-    checks: Vec<Cow<'a, Check>>,
+pub(super) struct ServiceEntry<'a> {
+    pub node: &'a Node,
+    pub service: Cow<'a, Service>,
+    pub checks: Vec<Cow<'a, Check>>,
 }
 
 /// The check with its tags as a list.
@@ -37,13 +38,37 @@ impl Server {
         }
         let passing = passing_only(call)?;
         let choice = Choice::of(&call.query);
+        let filter = self.read_filter(call, fields::ENTRY)?;
         let (state, index) = self.wait_service(&options, name, connect).await;
         let reply = self.shared(call, index, || {
             let mut found = entries(&state, name, connect, passing, &choice);
             self.nearest_first(call, &mut found, |e| &e.node.node);
-            self.listing(call, Shape::Entry, &found)
+            Ok(self.listing(call, &filter, &found))
         })?;
-        Ok(reply.at(index).effective(options.consistency))
+        let reply = reply.at(index).effective(options.consistency);
+        self.cached(call, || choice.question("health", name, connect, call), reply)
+    }
+
+    /// Instances of the gateways that let a service in from outside.
+    pub(super) async fn health_ingress(&self, call: &Call<'_>) -> Handled {
+        let options = ReadOptions::parse(&call.query)?;
+        let name = call.rest;
+        if name.is_empty() {
+            return Err(Reply::bad("Missing service name"));
+        }
+        let passing = passing_only(call)?;
+        let choice = Choice::of(&call.query);
+        let filter = self.read_filter(call, fields::ENTRY)?;
+        let (state, index) = self.wait_service(&options, name, true).await;
+        let gateways = super::config_entry::ingress_gateways_of(&state, name);
+        let mut found: Vec<ServiceEntry<'_>> = gateways
+            .iter()
+            .flat_map(|gateway| entries(&state, gateway, false, passing, &choice))
+            .filter(|entry| entry.service.kind == "ingress-gateway")
+            .collect();
+        self.nearest_first(call, &mut found, |e| &e.node.node);
+        let reply = self.listing(call, &filter, &found).at(index).effective(options.consistency);
+        self.cached(call, || choice.question("ingress", name, false, call), reply)
     }
 
     pub(super) async fn health_node(&self, call: &Call<'_>) -> Handled {
@@ -51,12 +76,13 @@ impl Server {
         if call.rest.is_empty() {
             return Err(Reply::bad("Missing node name"));
         }
+        let filter = self.read_filter(call, fields::CHECK)?;
         let state = self.wait_table(&options, Table::Checks).await;
         let index = state.table_index(Table::Checks);
         let reply = self.shared(call, index, || {
             let checks = state.node_checks(call.rest).into_iter();
             let checks: Vec<_> = checks.map(|c| listed_check(c)).collect();
-            self.listing(call, Shape::Check, &checks)
+            Ok(self.listing(call, &filter, &checks))
         })?;
         Ok(reply.at(index).effective(options.consistency))
     }
@@ -67,6 +93,7 @@ impl Server {
         if call.rest.is_empty() {
             return Err(Reply::bad("Missing service name"));
         }
+        let filter = self.read_filter(call, fields::CHECK)?;
         let (state, index) = self.wait_service(&options, call.rest, false).await;
         let reply = self.shared(call, index, || {
             let found = instances(&state, call.rest, false);
@@ -79,7 +106,7 @@ impl Server {
             checks.sort_by(|a, b| (&a.node, &a.check_id).cmp(&(&b.node, &b.check_id)));
             let mut checks: Vec<_> = checks.into_iter().map(listed_check).collect();
             self.nearest_first(call, &mut checks, |c| &c.node);
-            self.listing(call, Shape::Check, &checks)
+            Ok(self.listing(call, &filter, &checks))
         })?;
         Ok(reply.at(index).effective(options.consistency))
     }
@@ -91,6 +118,7 @@ impl Server {
         if wanted.is_empty() {
             return Err(Reply::bad("Missing check state"));
         }
+        let filter = self.read_filter(call, fields::CHECK)?;
         let state = self.wait_table(&options, Table::Checks).await;
         let takes = |c: &Check| {
             (wanted == "any" || c.status == wanted)
@@ -101,7 +129,7 @@ impl Server {
             let chosen = state.checks().filter(|c| takes(c));
             let mut checks: Vec<_> = chosen.map(|c| listed_check(c)).collect();
             self.nearest_first(call, &mut checks, |c| &c.node);
-            self.listing(call, Shape::Check, &checks)
+            Ok(self.listing(call, &filter, &checks))
         };
         // the metadata of nodes changes without a check
         let reply = if choice.node_meta.is_empty() { self.shared(call, index, make) } else { make() };
@@ -137,6 +165,18 @@ fn passing_only(call: &Call<'_>) -> Result<bool, Reply> {
         Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Ok(false),
         Some(_) => Err(Reply::bad("Invalid value for ?passing")),
     }
+}
+
+/// All entries of a name, healthy or not, with their checks as they are stored.
+pub(super) fn raw_entries<'a>(state: &'a State, name: &str, connect: bool) -> Vec<ServiceEntry<'a>> {
+    let found = instances(state, name, connect).into_iter();
+    let entry = |(node, instance): (&'a std::sync::Arc<Node>, &'a std::sync::Arc<Instance>)| {
+        let own = state.checks_of(&instance.node, "").into_iter();
+        let of_service = state.checks_of(&instance.node, &instance.service.id).into_iter();
+        let checks = own.chain(of_service).map(|check| Cow::Borrowed(&**check)).collect();
+        ServiceEntry { node, service: listed(&instance.service), checks }
+    };
+    found.map(entry).collect()
 }
 
 fn entries<'a>(

@@ -57,6 +57,11 @@ pub fn compact<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, serde_json::Er
     Ok(out.into())
 }
 
+/// A text as a JSON string.
+pub fn text(text: &str) -> String {
+    compact(text).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
 /// Four blanks of indent and a newline at the end.
 pub fn pretty<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
     let mut out = Vec::with_capacity(512);

@@ -126,7 +126,7 @@ fn conflicts(call: &Call<'_>, flags: &[&str]) -> Result<(), Reply> {
     Ok(())
 }
 
-fn number(text: &str) -> Result<u64, Reply> {
+pub(super) fn number(text: &str) -> Result<u64, Reply> {
     text.parse().map_err(|e: std::num::ParseIntError| {
         let why = match e.kind() {
             std::num::IntErrorKind::PosOverflow => "value out of range",

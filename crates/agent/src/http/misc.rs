@@ -1,15 +1,31 @@
 //! What is small: status, the agent about itself, operator views, coordinates, events.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::StatusCode;
-use serde::Serialize;
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{Method, StatusCode};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::decode::{self, Fields, Malformed};
 use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
 use super::{Call, Server, VERSION};
-use crate::state::Table;
+use crate::duration;
+use crate::state::config::ConfigEntry;
+use crate::state::local::Runner;
+use crate::state::{Command, Outcome, Table};
 
+mod shapes;
+
+use shapes::{
+    About, Autopilot, Config, Coordinate, DatacenterCoordinates, Gauge, Member, Metrics, NodeCoordinate,
+    OperatorHealth, RaftServer, RaftServers, ServerHealth,
+};
+
+/// Where the autopilot's settings are kept: beside the configuration entries, of a kind that those do not have.
+const AUTOPILOT: &str = "autopilot";
 /// Events kept.
 const MOST_EVENTS: usize = 256;
 
@@ -42,45 +58,76 @@ impl Server {
         format!("{}:8300", self.identity.address)
     }
 
-    fn member(&self, wide: bool) -> Value {
+    fn member(&self, wide: bool) -> Member<'_> {
         let name = &self.identity.node;
         let datacenter = self.datacenter();
-        json!({
-            "Name": if wide { format!("{name}.{datacenter}") } else { name.clone() },
-            "Addr": self.identity.address,
-            "Port": if wide { 8302 } else { 8301 },
-            "Tags": {
-                "acls": "0", "bootstrap": "1", "build": format!("{VERSION}:"), "dc": datacenter, "ft_fs": "1",
-                "id": self.identity.id, "port": "8300", "raft_vsn": "3", "role": "consul", "segment": "",
-                "vsn": "2", "vsn_max": "3", "vsn_min": "2", "wan_join_port": "8302",
-            },
-            "Status": 1, "ProtocolMin": 1, "ProtocolMax": 5, "ProtocolCur": 2,
-            "DelegateMin": 2, "DelegateMax": 5, "DelegateCur": 4,
-        })
+        let mut tags: BTreeMap<&str, String> = [
+            ("acls", "0"),
+            ("bootstrap", "1"),
+            ("dc", datacenter),
+            ("ft_fs", "1"),
+            ("id", &self.identity.id),
+            ("port", "8300"),
+            ("raft_vsn", "3"),
+            ("role", "consul"),
+            ("segment", ""),
+            ("vsn", "2"),
+            ("vsn_max", "3"),
+            ("vsn_min", "2"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name, value.to_owned()))
+        .collect();
+        tags.insert("build", format!("{VERSION}:"));
+        if !wide {
+            tags.insert("wan_join_port", "8302".to_owned());
+        }
+        Member {
+            name: if wide { format!("{name}.{datacenter}") } else { name.clone() },
+            addr: self.identity.address,
+            port: if wide { 8302 } else { 8301 },
+            tags,
+            status: 1,
+            protocol_min: 1,
+            protocol_max: 5,
+            protocol_cur: 2,
+            delegate_min: 2,
+            delegate_max: 5,
+            delegate_cur: 4,
+        }
     }
 
     pub(super) fn agent_members(&self, call: &Call<'_>) -> Handled {
+        if call.query.filled("segment").is_some_and(|segment| segment != "_all") {
+            return Err(Reply::internal("Network segments are not supported in this version of Consul"));
+        }
         Ok(Reply::json(&[self.member(call.query.filled("wan").is_some())], call.pretty))
     }
 
     pub(super) fn agent_self(&self, call: &Call<'_>) -> Handled {
         let state = self.engine.state();
         let index = state.index().to_string();
-        let answer = json!({
-            "Config": {
-                "Datacenter": self.datacenter(), "NodeName": self.identity.node, "NodeID": self.identity.id,
-                "Revision": "", "Server": true, "Version": VERSION,
+        let answer = About {
+            config: Config {
+                datacenter: self.datacenter(),
+                node_name: &self.identity.node,
+                node_id: &self.identity.id,
+                revision: "",
+                server: true,
+                version: VERSION,
             },
-            "DebugConfig": {
+            debug_config: json!({
                 "Bootstrap": true, "Datacenter": self.datacenter(), "NodeName": self.identity.node,
                 "NodeID": self.identity.id, "ServerMode": true, "Version": VERSION, "ACLsEnabled": false,
-                "ConnectEnabled": false, "KVMaxValueSize": super::kv::LARGEST_VALUE,
+                "ConnectEnabled": self.connect, "KVMaxValueSize": super::kv::LARGEST_VALUE,
                 "HTTPPort": self.identity.http_port,
-            },
-            "Coord": coordinate(),
-            "Member": self.member(false),
-            "Stats": {
+            }),
+            coord: Coordinate::default(),
+            member: self.member(false),
+            stats: json!({
                 "agent": {
+                    "check_monitors": "0",
+                    "check_ttls": state.local_checks().filter(|c| matches!(c.runner, Runner::Ttl(_))).count().to_string(),
                     "checks": state.local_checks().count().to_string(),
                     "services": state.local_services().count().to_string(),
                 },
@@ -95,9 +142,9 @@ impl Server {
                     "woken_queries": self.engine.woken().to_string(),
                     "encoded_bodies": self.cache.encoded().to_string(),
                 },
-            },
-            "Meta": self.identity.meta,
-        });
+            }),
+            meta: &self.identity.meta,
+        };
         Ok(Reply::json(&answer, call.pretty))
     }
 
@@ -106,66 +153,191 @@ impl Server {
             let text = "Prometheus is not enabled since its retention time is not positive";
             return Err(Reply::text(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
         }
-        let gauge = |name: &str, value: usize| json!({"Name": name, "Value": value, "Labels": {}});
+        let gauge = |name, value| Gauge { name, value, labels: BTreeMap::new() };
         let state = self.engine.state();
-        let answer = json!({
-            "Timestamp": "", "Points": [], "Counters": [], "Samples": [],
-            "Gauges": [
-                gauge("plinth.agent.waiting_queries", self.engine.waiting()),
-                gauge("plinth.agent.nodes", state.nodes().count()),
-                gauge("plinth.agent.read_only", usize::from(self.engine.read_only().is_some())),
+        let answer = Metrics {
+            timestamp: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string(),
+            gauges: vec![
+                gauge("consul.raft.applied_index", state.index()),
+                gauge("plinth.agent.nodes", state.nodes().count() as u64),
+                gauge("plinth.agent.waiting_queries", self.engine.waiting() as u64),
+                gauge("plinth.agent.read_only", u64::from(self.engine.read_only().is_some())),
             ],
-        });
+            points: [],
+            counters: [],
+            samples: [],
+        };
         Ok(Reply::json(&answer, call.pretty))
     }
 
     pub(super) fn operator_raft(&self, call: &Call<'_>) -> Handled {
-        let server = json!({
-            "ID": self.identity.id, "Node": self.identity.node, "Address": self.raft_address(),
-            "Leader": true, "ProtocolVersion": "3", "Voter": true,
-        });
-        Ok(Reply::json(&json!({"Servers": [server], "Index": 0}), call.pretty))
+        let server = RaftServer {
+            id: &self.identity.id,
+            node: &self.identity.node,
+            address: self.raft_address(),
+            leader: true,
+            protocol_version: "3",
+            voter: true,
+        };
+        Ok(Reply::json(&RaftServers { servers: [server], index: 0 }, call.pretty))
     }
 
-    pub(super) fn operator_autopilot(&self, call: &Call<'_>) -> Handled {
-        let answer = json!({
-            "CleanupDeadServers": true, "LastContactThreshold": "200ms", "MaxTrailingLogs": 250, "MinQuorum": 0,
-            "ServerStabilizationTime": "10s", "RedundancyZoneTag": "", "DisableUpgradeMigration": false,
-            "UpgradeVersionTag": "", "CreateIndex": 1, "ModifyIndex": 1,
-        });
-        Ok(Reply::json(&answer, call.pretty))
+    /// One server, and it cannot be removed by itself: every other one is unknown.
+    pub(super) fn operator_raft_peer(&self, call: &Call<'_>) -> Handled {
+        let (id, address) = (call.query.filled("id"), call.query.filled("address"));
+        let text = match (id, address) {
+            (Some(_), Some(_)) => {
+                return Err(Reply::bad("Bad request: Must specify only one of ?id or ?address"));
+            }
+            (None, None) => {
+                let text = "Bad request: Must specify either ?id with the server's ID or ?address with IP:port of peer to remove";
+                return Err(Reply::bad(text));
+            }
+            (Some(id), None) if id == self.identity.id => {
+                "this agent is single-node: its only server stays".to_owned()
+            }
+            (Some(id), None) => format!("id {id:?} was not found in the Raft configuration"),
+            (None, Some(address)) if address == self.raft_address() => {
+                "this agent is single-node: its only server stays".to_owned()
+            }
+            (None, Some(address)) => format!("address {address:?} was not found in the Raft configuration"),
+        };
+        self.same_datacenter(call)?;
+        Err(Reply::internal(&text))
+    }
+
+    /// Nothing is gossiped, so there is no key.
+    pub(super) fn operator_keyring(&self) -> Handled {
+        let (node, datacenter) = (&self.identity.node, self.datacenter());
+        let faults = [
+            "WAN error: 1/1 nodes reported failure".to_owned(),
+            format!("{node}.{datacenter}: Keyring is empty (encryption not enabled)"),
+            format!("{datacenter} (LAN) error: 1/1 nodes reported failure"),
+            format!("{node}: Keyring is empty (encryption not enabled)"),
+        ];
+        Err(Reply::internal(&super::several(&faults)))
+    }
+
+    /// Coordinates are static: an update is understood and changes nothing.
+    pub(super) fn coordinate_update(&self, call: &Call<'_>) -> Handled {
+        let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
+        decode::json(&call.body).and_then(Fields::new).map_err(failed)?;
+        self.same_datacenter(call)?;
+        Ok(Reply::ok())
+    }
+
+    /// Kept and shown: with one server there is nothing to pilot.
+    pub(super) async fn operator_autopilot(&self, call: &Call<'_>) -> Handled {
+        if *call.method == Method::PUT {
+            return self.operator_autopilot_set(call).await;
+        }
+        let state = self.engine.state();
+        let entry = state.config_entry(AUTOPILOT, "global");
+        let time = |nanos: u64| duration::format(Duration::from_nanos(nanos));
+        let shown = match entry {
+            None => Autopilot::default(),
+            Some(entry) => {
+                let text = |name: &str| entry.fields.get(name).and_then(Value::as_str).unwrap_or_default();
+                let number = |name: &str| entry.fields.get(name).and_then(Value::as_u64).unwrap_or(0);
+                let flag = |name: &str| entry.fields.get(name).and_then(Value::as_bool).unwrap_or(false);
+                Autopilot {
+                    cleanup_dead_servers: flag("CleanupDeadServers"),
+                    last_contact_threshold: time(number("LastContactThreshold")),
+                    max_trailing_logs: number("MaxTrailingLogs"),
+                    min_quorum: number("MinQuorum"),
+                    server_stabilization_time: time(number("ServerStabilizationTime")),
+                    redundancy_zone_tag: text("RedundancyZoneTag").to_owned(),
+                    disable_upgrade_migration: flag("DisableUpgradeMigration"),
+                    upgrade_version_tag: text("UpgradeVersionTag").to_owned(),
+                    create_index: entry.create_index,
+                    modify_index: entry.modify_index,
+                }
+            }
+        };
+        Ok(Reply::json(&shown, call.pretty))
+    }
+
+    async fn operator_autopilot_set(&self, call: &Call<'_>) -> Handled {
+        let failed =
+            |Malformed(why)| Reply::bad(&format!("Bad request: Error parsing autopilot config: {why}"));
+        let decoded = || -> Result<Map<String, Value>, Malformed> {
+            let mut given = Fields::new(decode::json(&call.body)?)?;
+            let mut fields = Map::new();
+            for name in ["CleanupDeadServers", "DisableUpgradeMigration"] {
+                fields.insert(name.to_owned(), Value::from(given.flag(&[name])?));
+            }
+            for name in ["MaxTrailingLogs", "MinQuorum"] {
+                fields.insert(name.to_owned(), Value::from(given.unsigned(&[name])?));
+            }
+            for name in ["LastContactThreshold", "ServerStabilizationTime"] {
+                let time = given.duration(&[name])?.unwrap_or_default();
+                fields
+                    .insert(name.to_owned(), Value::from(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
+            }
+            for name in ["RedundancyZoneTag", "UpgradeVersionTag"] {
+                fields.insert(name.to_owned(), Value::from(given.text(&[name])?));
+            }
+            Ok(fields)
+        };
+        let fields = decoded().map_err(failed)?;
+        let cas = match call.query.get("cas") {
+            None => None,
+            Some(text) => {
+                Some(text.parse::<u64>().map_err(|_| Reply::bad("Bad request: Error parsing cas value"))?)
+            }
+        };
+        let entry = ConfigEntry {
+            kind: AUTOPILOT.to_owned(),
+            name: "global".to_owned(),
+            fields,
+            create_index: 0,
+            modify_index: 0,
+        };
+        let written = self.engine.write(Command::ConfigSet { entry: Box::new(entry), cas }).await?;
+        Ok(Reply::json(&(written.outcome == Outcome::Flag(true)), call.pretty))
     }
 
     pub(super) fn operator_health(&self, call: &Call<'_>) -> Handled {
-        let index = self.engine.state().index();
-        let server = json!({
-            "ID": self.identity.id, "Name": self.identity.node, "Address": self.raft_address(),
-            "SerfStatus": "alive", "Version": VERSION, "Leader": true, "LastContact": "0s", "LastTerm": 1,
-            "LastIndex": index, "Healthy": true, "Voter": true, "StableSince": self.identity.started,
-        });
-        Ok(Reply::json(&json!({"Healthy": true, "FailureTolerance": 0, "Servers": [server]}), call.pretty))
+        let server = ServerHealth {
+            id: &self.identity.id,
+            name: &self.identity.node,
+            address: self.raft_address(),
+            serf_status: "alive",
+            version: VERSION,
+            leader: true,
+            last_contact: "0s",
+            last_term: 2,
+            last_index: self.engine.state().index(),
+            healthy: true,
+            voter: true,
+            stable_since: &self.identity.started,
+        };
+        Ok(Reply::json(
+            &OperatorHealth { healthy: true, failure_tolerance: 0, servers: [server] },
+            call.pretty,
+        ))
     }
 
     pub(super) fn coordinate_datacenters(&self, call: &Call<'_>) -> Handled {
-        let answer = json!([{
-            "Datacenter": self.datacenter(), "AreaID": "wan", "Coordinates": [self.own_coordinate()],
-        }]);
+        let answer = [DatacenterCoordinates {
+            datacenter: self.datacenter(),
+            area_id: "wan",
+            coordinates: [self.own_coordinate()],
+        }];
         Ok(Reply::json(&answer, call.pretty))
     }
 
-    fn own_coordinate(&self) -> Value {
-        json!({"Node": self.identity.node, "Segment": "", "Coord": coordinate()})
+    fn own_coordinate(&self) -> NodeCoordinate<'_> {
+        NodeCoordinate { node: &self.identity.node, segment: "", coord: Coordinate::default() }
     }
 
     pub(super) fn coordinate_nodes(&self, call: &Call<'_>) -> Handled {
-        ReadOptions::parse(&call.query)?;
         Ok(Reply::json(&[self.own_coordinate()], call.pretty).at(1))
     }
 
     pub(super) fn coordinate_node(&self, call: &Call<'_>) -> Handled {
-        ReadOptions::parse(&call.query)?;
         if !call.rest.eq_ignore_ascii_case(&self.identity.node) {
-            return Err(Reply::empty(StatusCode::NOT_FOUND).at(1));
+            return Err(Reply::empty(StatusCode::NOT_FOUND));
         }
         Ok(Reply::json(&[self.own_coordinate()], call.pretty).at(1))
     }
@@ -196,7 +368,7 @@ impl Server {
 
     /// The index is the last event's id, its halves xor-ed; it blocks only while that is the one given.
     pub(super) async fn event_list(&self, call: &Call<'_>) -> Handled {
-        let options = ReadOptions::parse(&call.query)?;
+        let options = ReadOptions::waiting(&call.query)?;
         let name = call.query.filled("name").map(str::to_owned);
         let chosen = |events: &[Event]| -> Vec<Event> {
             events.iter().filter(|e| name.as_ref().is_none_or(|n| *n == e.name)).cloned().collect()
@@ -212,11 +384,7 @@ impl Server {
     }
 
     pub(super) fn catalog_datacenters(&self, call: &Call<'_>) -> Handled {
-        Ok(Reply::json(&[self.datacenter()], call.pretty))
-    }
-
-    pub(super) fn connect_disabled(&self) -> Handled {
-        Err(Reply::internal("Connect must be enabled in order to use this endpoint"))
+        self.cached(call, || "datacenters".to_owned(), Reply::json(&[self.datacenter()], call.pretty))
     }
 
     pub(super) async fn wait_table(
@@ -233,8 +401,4 @@ fn event_index(events: &[Event]) -> u64 {
     let Some(id) = events.last().and_then(|e| uuid::Uuid::try_parse(&e.id).ok()) else { return 1 };
     let (high, low) = id.as_u64_pair();
     high ^ low
-}
-
-fn coordinate() -> Value {
-    json!({"Vec": [0, 0, 0, 0, 0, 0, 0, 0], "Error": 1.5, "Adjustment": 0, "Height": 0.00001})
 }

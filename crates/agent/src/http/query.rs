@@ -24,7 +24,7 @@ impl Query {
             let spaced = text.replace('+', " ");
             percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
         };
-        let pairs = raw.split('&').filter(|p| !p.is_empty()).map(|pair| {
+        let pairs = raw.split(['&', ';']).filter(|p| !p.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode(name), decode(value))
         });
@@ -98,8 +98,19 @@ pub struct ReadOptions {
 
 impl ReadOptions {
     pub fn parse(query: &Query) -> Result<ReadOptions, Reply> {
+        let consistency = consistency(query)?;
+        Ok(ReadOptions { consistency, ..ReadOptions::waiting(query)? })
+    }
+
+    /// Only how long to wait and for what: some endpoints have no consistency to choose.
+    pub fn waiting(query: &Query) -> Result<ReadOptions, Reply> {
         let wait = match query.filled("wait") {
             None => DEFAULT_WAIT,
+            // Go reads a negative time, and no time at all is the default
+            Some(text) if text.starts_with('-') => match duration::parse(&text[1..]) {
+                Ok(_) => DEFAULT_WAIT,
+                Err(_) => return Err(Reply::bad("Invalid wait time")),
+            },
             Some(text) => match duration::parse(text).map_err(|_| Reply::bad("Invalid wait time"))? {
                 Duration::ZERO => DEFAULT_WAIT,
                 wait => wait.min(LONGEST_WAIT),
@@ -107,26 +118,36 @@ impl ReadOptions {
         };
         let index = match query.filled("index") {
             None => 0,
+            // Go takes no sign
+            Some(text) if text.starts_with('+') => return Err(Reply::bad("Invalid index")),
             Some(text) => text.parse().map_err(|_| Reply::bad("Invalid index"))?,
         };
-        let conflict = |with: &str| {
-            Reply::bad(&format!("Cannot specify ?{with} with ?consistent, conflicting semantics."))
-        };
-        let consistent = query.has("consistent");
-        if consistent && query.has("stale") {
-            return Err(conflict("stale"));
-        }
-        if consistent && query.has("cached") {
-            return Err(conflict("cached"));
-        }
-        let consistency = if consistent {
-            Consistency::Consistent
-        } else if query.has("stale") || query.has("max_stale") {
-            Consistency::Stale
-        } else {
-            Consistency::Leader
-        };
         let jitter = wait.mul_f64(fastrand::f64() / 16.0);
-        Ok(ReadOptions { index, wait: wait + jitter, consistency })
+        Ok(ReadOptions { index, wait: wait + jitter, consistency: Consistency::Leader })
     }
+}
+
+fn consistency(query: &Query) -> Result<Consistency, Reply> {
+    let conflict =
+        |with: &str| Reply::bad(&format!("Cannot specify ?{with} with ?consistent, conflicting semantics."));
+    let consistent = query.has("consistent");
+    let oldest = query.filled("max_stale");
+    if let Some(text) = oldest
+        && duration::parse(text).is_err()
+    {
+        return Err(Reply::bad(&format!("Invalid max_stale value {text:?}")));
+    }
+    if consistent && (query.has("stale") || oldest.is_some()) {
+        return Err(conflict("stale"));
+    }
+    if consistent && query.has("cached") {
+        return Err(conflict("cached"));
+    }
+    Ok(if consistent {
+        Consistency::Consistent
+    } else if query.has("stale") || oldest.is_some() {
+        Consistency::Stale
+    } else {
+        Consistency::Leader
+    })
 }

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::decode::{self, Fields, Malformed};
+use super::decode::{self, Fields, Malformed, Place};
 use super::kv::session_id;
 use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
@@ -19,7 +19,19 @@ use crate::state::{Command, Table, Topic};
 const SHORTEST_TTL: Duration = Duration::from_secs(10);
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_LOCK_DELAY: Duration = Duration::from_secs(15);
-const LONGEST_LOCK_DELAY: Duration = Duration::from_secs(60);
+
+const WHOLE: Place = Place {
+    owner: "",
+    path: "",
+    instead: "",
+    whole: "value of type struct { LockDelay interface {}; *structs.Alias }",
+};
+const SERVICE_CHECK: Place = Place {
+    owner: "",
+    path: "",
+    instead: "",
+    whole: "struct field .ServiceChecks of type structs.ServiceCheck",
+};
 
 #[derive(Serialize)]
 struct Created<'a> {
@@ -43,11 +55,13 @@ impl Server {
 
     fn decode_session(&self, body: &[u8]) -> Result<Result<Session, Reply>, Malformed> {
         let value = if body.is_empty() { Value::Null } else { decode::json(body)? };
-        let mut fields = Fields::new(value)?;
+        let mut fields = Fields::at(value, WHOLE)?;
+        let named_at_all = fields.has("NodeChecks") || fields.has("Checks");
         let node = fields.name(&["Node"])?;
         let lock_delay = match fields.take(&["LockDelay"]) {
             None => DEFAULT_LOCK_DELAY,
             Some(Value::String(text)) => duration::parse(&text).map_err(Malformed)?,
+            Some(value) if !value.is_number() => Duration::ZERO,
             // small numbers are seconds, others nanoseconds
             Some(value) => match value.as_f64().unwrap_or(0.0).max(0.0) {
                 small if small < 1000.0 => Duration::from_secs_f64(small),
@@ -55,16 +69,16 @@ impl Server {
             },
         };
         let named = fields.texts(&["NodeChecks"])?;
-        let old = fields.texts(&["Checks"])?;
+        let old = fields.texts_of(&["Checks"], "types.CheckID")?;
         let node_checks = match (named, old) {
-            (None, None) => vec![SERF_HEALTH.to_owned()],
+            (None, None) if !named_at_all => vec![SERF_HEALTH.to_owned()],
             (named, old) => named.into_iter().chain(old).flatten().collect(),
         };
         let service_checks = fields.list(&["ServiceChecks"])?.map(|checks| {
             checks
                 .into_iter()
                 .map(|value| {
-                    let mut fields = Fields::new(value)?;
+                    let mut fields = Fields::at(value, SERVICE_CHECK)?;
                     Ok(ServiceCheck { id: fields.name(&["ID"])?, namespace: fields.text(&["Namespace"])? })
                 })
                 .collect::<Result<Vec<_>, Malformed>>()
@@ -75,7 +89,7 @@ impl Server {
             id: uuid::Uuid::new_v4().to_string(),
             name: fields.text(&["Name"])?,
             node: if node.is_empty() { self.node_name().to_owned() } else { node },
-            lock_delay: lock_delay.min(LONGEST_LOCK_DELAY).as_nanos() as u64,
+            lock_delay: u64::try_from(lock_delay.as_nanos()).unwrap_or(u64::MAX),
             behavior: if behavior == "delete" { Behavior::Delete } else { Behavior::Release },
             ttl: ttl.clone(),
             node_checks,
@@ -150,15 +164,20 @@ fn check_ttl(text: &str) -> Result<(), Reply> {
     if text.is_empty() {
         return Ok(());
     }
-    let ttl = duration::parse(text)
-        .map_err(|why| Reply::internal(&format!("Session TTL '{text}' invalid: {why}")))?;
+    let invalid = |why: String| Reply::internal(&format!("Session TTL '{text}' invalid: {why}"));
+    let outside = |nanos: String| {
+        Reply::internal(&format!(
+            "Invalid Session TTL '{nanos}', must be between [{}={}]",
+            duration::format(SHORTEST_TTL),
+            duration::format(LONGEST_TTL)
+        ))
+    };
+    if let Some(Ok(negative)) = text.strip_prefix('-').map(duration::parse) {
+        return Err(outside(format!("-{}", negative.as_nanos())));
+    }
+    let ttl = duration::parse(text).map_err(invalid)?;
     if ttl.is_zero() || (SHORTEST_TTL..=LONGEST_TTL).contains(&ttl) {
         return Ok(());
     }
-    Err(Reply::internal(&format!(
-        "Invalid Session TTL '{}', must be between [{}={}]",
-        ttl.as_nanos(),
-        duration::format(SHORTEST_TTL),
-        duration::format(LONGEST_TTL)
-    )))
+    Err(outside(ttl.as_nanos().to_string()))
 }

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::decode::{self, Fields, Malformed};
+use super::decode::{self, Fields, Malformed, Place};
 use super::kv::{Shown, shown};
 use super::reply::{Handled, Reply};
 use super::{Call, Server};
@@ -60,6 +60,7 @@ impl Server {
             let text = format!("Transaction contains too many operations ({} > {MOST_OPS})", ops.len());
             return Err(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text));
         }
+        self.same_datacenter(call)?;
         let reads = ops.iter().all(TxnOp::reads_only);
         let outcome = if reads {
             self.engine.state().read_txn(&ops, now())
@@ -79,10 +80,12 @@ impl Server {
                     "Failed to parse body: json: cannot unmarshal object into Go value of type api.TxnOps",
                 ));
             }
-            _ => {
-                return Err(Reply::bad(
-                    "Failed to parse body: json: cannot unmarshal into Go value of type api.TxnOps",
-                ));
+            other => {
+                let kind = decode::kind_of(&other, "");
+                let text = format!(
+                    "Failed to parse body: json: cannot unmarshal {kind} into Go value of type api.TxnOps"
+                );
+                return Err(Reply::bad(&text));
             }
         };
         let ops =
@@ -97,7 +100,7 @@ impl Server {
     }
 
     fn decode_op(&self, op: Value) -> Result<Option<TxnOp>, Malformed> {
-        let mut fields = Fields::new(op)?;
+        let mut fields = Fields::at(op, Place { whole: "value of type api.TxnOp", ..Place::default() })?;
         let decoded = if let Some(kv) = fields.take(&["KV"]) {
             Some(decode_kv(kv)?)
         } else if let Some(node) = fields.take(&["Node"]) {
@@ -110,7 +113,7 @@ impl Server {
             let mut fields = Fields::new(service)?;
             let verb = fields.text(&["Verb"])?;
             let node = fields.name(&["Node"])?;
-            let service = decode::service(fields.take(&["Service"]).unwrap_or_default())?;
+            let service = decode::service(fields.take(&["Service"]).unwrap_or_default(), SERVICE)?;
             fields.finish()?;
             Some(TxnOp::Service { verb, node, service: Box::new(service) })
         } else if let Some(check) = fields.take(&["Check"]) {
@@ -129,12 +132,30 @@ impl Server {
     }
 }
 
+const KV: Place =
+    Place { owner: "KVTxnOp", path: "KV.", instead: "", whole: "struct field TxnOp.KV of type api.KVTxnOp" };
+const SERVICE: Place = Place { owner: "AgentService", path: "Service.Service.", instead: "", whole: "" };
+
+/// Go says at which byte it gave up.
+fn decode_base64(text: &str) -> Result<Vec<u8>, Malformed> {
+    use base64::DecodeError;
+    STANDARD.decode(text).map_err(|error| {
+        let at = match error {
+            DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+            DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => text.len() / 4 * 4,
+        };
+        Malformed(format!("illegal base64 data at input byte {at}"))
+    })
+}
+
 fn decode_kv(kv: Value) -> Result<TxnOp, Malformed> {
-    let mut fields = Fields::new(kv)?;
+    let mut fields = Fields::at(kv, KV)?;
     let verb = fields.text(&["Verb"])?;
-    let value = STANDARD
-        .decode(fields.text(&["Value"])?)
-        .map_err(|_| Malformed("illegal base64 data at input byte 0".to_owned()))?;
+    let value = match fields.take(&["Value"]) {
+        None => Vec::new(),
+        Some(Value::String(text)) => decode_base64(&text)?,
+        Some(other) => return Err(KV.mismatch(&other, "Value", "[]uint8")),
+    };
     let op = TxnOp::Kv {
         verb,
         key: fields.text(&["Key"])?,

@@ -72,6 +72,7 @@ impl State {
         for check in &registration.checks {
             self.put_check(check, change).map_err(|fault| match fault {
                 Fault::ServiceUnknown => Fault::ServiceUnknownOnNode { node: check.node.clone() },
+                Fault::CheckIdMissing => Fault::CheckIdMissingOnNode { node: check.node.clone() },
                 other => other,
             })?;
         }

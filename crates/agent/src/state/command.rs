@@ -4,8 +4,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::ca::{Root, Settings};
+use super::config::ConfigEntry;
+use super::intentions::Intention;
 use super::local::{LocalCheck, LocalService};
 use super::model::{Check, Node, Service, Session, base64_bytes};
+use super::queries::PreparedQuery;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
@@ -60,6 +64,34 @@ pub enum Command {
     /// Brings outputs that changed without a change of status into the catalog.
     AgentOutputs {
         node: String,
+    },
+    QuerySet(Box<PreparedQuery>),
+    QueryRemove {
+        id: String,
+    },
+    ConfigSet {
+        entry: Box<ConfigEntry>,
+        /// Only when the entry has this index; 0: when there is none.
+        cas: Option<u64>,
+    },
+    ConfigRemove {
+        kind: String,
+        name: String,
+    },
+    IntentionSet(Box<Intention>),
+    IntentionRemove {
+        id: String,
+    },
+    /// Sets up or configures the certificate authority; a root becomes the active one.
+    CaSet {
+        cluster: String,
+        settings: Box<Settings>,
+        root: Option<Box<Root>>,
+    },
+    /// Takes a serial number.
+    CaSerial,
+    CaForgetRoot {
+        id: String,
     },
 }
 

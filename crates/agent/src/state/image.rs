@@ -4,17 +4,22 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::ca::Authority;
+use super::config::ConfigEntry;
+use super::intentions::Intention;
 use super::kv::session_key;
 use super::local::{LocalCheck, LocalService};
 use super::model::{Check, Instance, KvEntry, Node, Session};
-use super::{Group, State, TABLES, Tombstone, fold, join};
+use super::queries::PreparedQuery;
+use super::{Group, State, Tombstone, fold, join};
 
 /// One record of a snapshot. Secondary maps are rebuilt, not stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Record {
     Head {
         index: u64,
-        tables: [u64; TABLES],
+        /// In the order of `Table`; a snapshot of an older version may have fewer.
+        tables: Vec<u64>,
         extinction: u64,
         tombstone_floor: u64,
     },
@@ -39,6 +44,10 @@ pub enum Record {
     Session(Arc<Session>),
     LocalService(Arc<LocalService>),
     LocalCheck(Arc<LocalCheck>),
+    Query(Arc<PreparedQuery>),
+    Config(Arc<ConfigEntry>),
+    Intention(Arc<Intention>),
+    Authority(Arc<Authority>),
     /// Must be the last one: a snapshot without it is not whole.
     End {
         records: u64,
@@ -50,7 +59,7 @@ impl State {
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let head = Record::Head {
             index: self.index,
-            tables: self.tables,
+            tables: self.tables.to_vec(),
             extinction: self.extinction,
             tombstone_floor: self.tombstone_floor,
         };
@@ -76,6 +85,10 @@ impl State {
             .chain(self.sessions.values().cloned().map(Record::Session))
             .chain(self.local_services.values().cloned().map(Record::LocalService))
             .chain(self.local_checks.values().cloned().map(Record::LocalCheck))
+            .chain(self.queries.values().cloned().map(Record::Query))
+            .chain(self.config.values().cloned().map(Record::Config))
+            .chain(self.intentions.values().cloned().map(Record::Intention))
+            .chain(self.authority.iter().cloned().map(Record::Authority))
             .map(Some)
             .chain(std::iter::once(None))
             .map(move |record| {
@@ -89,7 +102,9 @@ impl State {
         match record {
             Record::Head { index, tables, extinction, tombstone_floor } => {
                 self.index = index;
-                self.tables = tables;
+                for (own, stored) in self.tables.iter_mut().zip(tables) {
+                    *own = stored;
+                }
                 self.extinction = extinction;
                 self.tombstone_floor = tombstone_floor;
             }
@@ -134,6 +149,16 @@ impl State {
             Record::LocalCheck(check) => {
                 self.store_local_check(check);
             }
+            Record::Query(query) => {
+                self.queries.insert(Arc::from(query.id.as_str()), query);
+            }
+            Record::Config(entry) => {
+                self.config.insert(Arc::from(format!("{}\0{}", entry.kind, entry.name)), entry);
+            }
+            Record::Intention(intention) => {
+                self.intentions.insert(Arc::from(intention.id.as_str()), intention);
+            }
+            Record::Authority(authority) => self.authority = Some(authority),
             Record::End { .. } => {}
         }
     }

@@ -46,6 +46,11 @@ pub struct LocalCheck {
     pub deregister_after: Option<Duration>,
     /// When it last became critical by a result (milliseconds since the epoch).
     pub critical_since: Option<u64>,
+    /// Results of a kind in a row before the status turns; 0 and 1: at once.
+    #[serde(default)]
+    pub success_before_passing: u32,
+    #[serde(default)]
+    pub failures_before_critical: u32,
 }
 
 impl LocalCheck {
@@ -81,6 +86,8 @@ impl LocalCheck {
             runner: Runner::Maintenance,
             deregister_after: None,
             critical_since: None,
+            success_before_passing: 0,
+            failures_before_critical: 0,
         }
     }
 }

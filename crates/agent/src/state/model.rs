@@ -44,16 +44,31 @@ pub struct ServiceAddress {
     pub port: i64,
 }
 
-/// Connect's proxy settings: kept as given, printed with the two objects Consul always prints.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+/// Connect's proxy settings, in the spelling and the order of Consul's fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxy {
-    #[serde(flatten)]
-    pub given: BTreeMap<String, serde_json::Value>,
-    #[serde(default)]
-    pub mesh_gateway: serde_json::Map<String, serde_json::Value>,
-    #[serde(default)]
-    pub expose: serde_json::Map<String, serde_json::Value>,
+    pub fields: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Empty objects are printed although they say nothing; read back, they are nothing again.
+impl<'de> Deserialize<'de> for Proxy {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Proxy, D::Error> {
+        let mut fields = serde_json::Map::deserialize(from)?;
+        crate::schema::strip(crate::schema::PROXY, &mut fields);
+        Ok(Proxy { fields })
+    }
+}
+
+impl Proxy {
+    pub fn text(&self, name: &str) -> &str {
+        self.fields.get(name).and_then(serde_json::Value::as_str).unwrap_or_default()
+    }
+}
+
+impl Serialize for Proxy {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        crate::schema::Ordered(crate::schema::PROXY, &self.fields).serialize(to)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

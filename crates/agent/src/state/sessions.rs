@@ -7,6 +7,9 @@ use super::kv::session_key;
 use super::model::{Behavior, KvEntry, Session};
 use super::{Change, Fault, State, Table, join, members};
 
+/// However long a session asks for, nanoseconds.
+const LONGEST_LOCK_DELAY: u64 = 60_000_000_000;
+
 impl State {
     pub fn session(&self, id: &str) -> Option<&Arc<Session>> {
         self.sessions.get(id)
@@ -56,6 +59,7 @@ impl State {
             self.check_sessions.remove(&join(&[&session.node, check, &session.id]));
         }
         self.move_table(Table::Sessions, change);
+        self.end_queries_of_session(id, change);
         let prefix = session_key(id, "");
         let keys: Vec<Arc<str>> = members(&self.session_keys, &prefix).cloned().collect();
         for joined in keys {
@@ -73,7 +77,8 @@ impl State {
     fn lose_lock(&mut self, key: &str, session: &Session, change: &mut Change) {
         let Some(entry) = self.kv.get(key).cloned() else { return };
         if session.lock_delay > 0 {
-            self.lock_delays.insert(Arc::from(key), change.now + session.lock_delay / 1_000_000);
+            let delay = session.lock_delay.min(LONGEST_LOCK_DELAY);
+            self.lock_delays.insert(Arc::from(key), change.now + delay / 1_000_000);
         }
         match session.behavior {
             Behavior::Release => {

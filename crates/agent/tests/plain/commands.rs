@@ -131,6 +131,8 @@ pub fn local_check() -> impl Strategy<Value = LocalCheck> {
             runner: Runner::Ttl(std::time::Duration::from_secs(10)),
             deregister_after: None,
             critical_since: None,
+            success_before_passing: 0,
+            failures_before_critical: 0,
         }
     })
 }

@@ -74,7 +74,7 @@ impl Reference {
             Err(()) => Answer::Refused,
             Ok(Outcome::Flag(done)) => Answer::Flag(*done),
             Ok(Outcome::TxnFailed(failures)) => Answer::Failed(failures.iter().map(|f| f.op_index).collect()),
-            Ok(Outcome::Done | Outcome::Txn(_)) => Answer::Done,
+            Ok(Outcome::Done | Outcome::Txn(_) | Outcome::Serial { .. }) => Answer::Done,
         }
     }
 

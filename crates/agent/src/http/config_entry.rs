@@ -1,0 +1,222 @@
+//! `/v1/config`: configuration entries by kind and name.
+
+use http::{Method, StatusCode};
+use serde_json::{Map, Value};
+
+use super::decode;
+use super::query::ReadOptions;
+use super::reply::{Handled, Reply};
+use super::{Call, Server};
+use crate::engine::watch::Interest;
+use crate::schema::{self, Faults, Shown};
+use crate::state::config::ConfigEntry;
+use crate::state::{Command, Outcome, State, Table, Topic};
+
+mod rules;
+
+impl Server {
+    pub(super) async fn config_apply(&self, call: &Call<'_>) -> Handled {
+        let refused = |why: &str| Reply::bad(&format!("Bad request: Request decoding failed: {why}"));
+        let value = decode::json(&call.body).map_err(|decode::Malformed(why)| refused(&why))?;
+        let Value::Object(given) = value else {
+            return Err(refused(
+                "json: cannot unmarshal value into Go value of type map[string]interface {}",
+            ));
+        };
+        let mut entry = decode_entry(given).map_err(|why| refused(&why))?;
+        let cas = match call.query.get("cas") {
+            None => None,
+            Some(text) => Some(super::kv::number(text)?),
+        };
+        self.same_datacenter(call)?;
+        rules::normalize(&mut entry);
+        rules::check(&entry)
+            .and_then(|()| rules::check_among(&entry, &self.engine.state()))
+            .map_err(|why| Reply::internal(&why))?;
+        let written = self.engine.write(Command::ConfigSet { entry: Box::new(entry), cas }).await?;
+        Ok(Reply::json(&(written.outcome == Outcome::Flag(true)), call.pretty))
+    }
+
+    pub(super) async fn config(&self, call: &Call<'_>) -> Handled {
+        let (kind, name) = match call.rest.split_once('/') {
+            Some((kind, name)) => (kind, Some(name)),
+            None => (call.rest, None),
+        };
+        let unknown = || format!("invalid config entry kind: {kind}");
+        let known = kind.is_empty() || schema::of(kind).is_some();
+        if *call.method == Method::DELETE {
+            let Some(name) = name else {
+                let text = "Must provide both a kind and name to delete";
+                return Err(Reply::text(StatusCode::NOT_FOUND, text));
+            };
+            if !known {
+                return Err(Reply::bad(&unknown()));
+            }
+            return self.config_remove(call, kind, name).await;
+        }
+        let options = ReadOptions::parse(&call.query)?;
+        if !known {
+            return Err(Reply::internal(&unknown()));
+        }
+        let interest = || Interest::One(Topic::Table(Table::Config));
+        let Some(name) = name else {
+            let state = self.wait(&options, interest, |s| s.table_index(Table::Config)).await;
+            let all: Vec<Shown<'_>> = state.config_entries(kind).into_iter().map(|e| Shown(e)).collect();
+            return Ok(Reply::json(&all, call.pretty).at(state.table_index(Table::Config)));
+        };
+        let state = self.wait(&options, interest, |s| s.table_index(Table::Config)).await;
+        let index = state.table_index(Table::Config);
+        match state.config_entry(kind, name) {
+            Some(entry) => Ok(Reply::json(&Shown(entry), call.pretty).at(index)),
+            None => {
+                let text = format!("Config entry not found for {kind:?} / {name:?}");
+                Err(Reply::not_found(&text).at(index))
+            }
+        }
+    }
+
+    async fn config_remove(&self, call: &Call<'_>, kind: &str, name: &str) -> Handled {
+        let refused = |why: String| Reply::internal(&why);
+        rules::check_removal(kind, name, &self.engine.state()).map_err(refused)?;
+        let command = Command::ConfigRemove { kind: kind.to_owned(), name: name.to_owned() };
+        self.engine.write(command).await?;
+        Ok(Reply::json(&Map::new(), call.pretty))
+    }
+
+    /// `catalog/gateway-services`: the services that a gateway's entry names.
+    pub(super) async fn catalog_gateway_services(&self, call: &Call<'_>) -> Handled {
+        let options = ReadOptions::parse(&call.query)?;
+        if call.rest.is_empty() {
+            return Err(Reply::bad("Missing gateway name"));
+        }
+        let state = self.wait_table(&options, Table::Config).await;
+        let found = gateway_services(&state, call.rest);
+        let shown = (!found.is_empty()).then_some(found);
+        let index = state.table_index(Table::Config);
+        Ok(Reply::json(&shown, call.pretty).at(index).effective(options.consistency))
+    }
+}
+
+/// Gateways of a kind whose entry names a service.
+pub(super) fn ingress_gateways_of(state: &State, service: &str) -> Vec<String> {
+    let exposes = |entry: &ConfigEntry| {
+        listed_services(entry, "Listeners")
+            .iter()
+            .any(|name| name == "*" || name.eq_ignore_ascii_case(service))
+    };
+    let all = state.config_entries("ingress-gateway").into_iter();
+    all.filter(|entry| exposes(entry)).map(|entry| entry.name.clone()).collect()
+}
+
+fn listed_services(entry: &ConfigEntry, lists: &str) -> Vec<String> {
+    let name = |service: &Value| service.get("Name").and_then(Value::as_str).map(str::to_owned);
+    let items = entry.fields.get(lists).and_then(Value::as_array).into_iter().flatten();
+    if lists == "Services" {
+        return items.filter_map(name).collect();
+    }
+    let services = |listener: &Value| listener.get("Services").and_then(Value::as_array).cloned();
+    items.filter_map(services).flatten().filter_map(|service| name(&service)).collect()
+}
+
+/// One service behind a gateway.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct GatewayService {
+    gateway: NameOnly,
+    service: NameOnly,
+    gateway_kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hosts: Option<Vec<String>>,
+    #[serde(rename = "CAFile", skip_serializing_if = "Option::is_none")]
+    ca_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cert_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<String>,
+    #[serde(rename = "SNI", skip_serializing_if = "Option::is_none")]
+    sni: Option<String>,
+    create_index: u64,
+    modify_index: u64,
+}
+
+#[derive(serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NameOnly {
+    name: String,
+}
+
+fn gateway_services(state: &State, gateway: &str) -> Vec<GatewayService> {
+    let mut found = Vec::new();
+    let text = |value: &Value, field: &str| {
+        value.get(field).and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_owned)
+    };
+    let entry_of = |entry: &ConfigEntry, service: &Value, kind| GatewayService {
+        gateway: NameOnly { name: entry.name.clone() },
+        service: NameOnly { name: text(service, "Name").unwrap_or_default() },
+        gateway_kind: kind,
+        port: None,
+        protocol: None,
+        hosts: None,
+        ca_file: text(service, "CAFile"),
+        cert_file: text(service, "CertFile"),
+        key_file: text(service, "KeyFile"),
+        sni: text(service, "SNI"),
+        create_index: entry.create_index,
+        modify_index: entry.modify_index,
+    };
+    if let Some(entry) = state.config_entry("ingress-gateway", gateway) {
+        let listeners = entry.fields.get("Listeners").and_then(Value::as_array).into_iter().flatten();
+        for listener in listeners {
+            let services = listener.get("Services").and_then(Value::as_array).into_iter().flatten();
+            for service in services {
+                let hosts = service.get("Hosts").and_then(Value::as_array).map(|hosts| {
+                    hosts.iter().filter_map(|h| h.as_str().map(str::to_owned)).collect::<Vec<_>>()
+                });
+                found.push(GatewayService {
+                    port: listener.get("Port").and_then(Value::as_i64),
+                    protocol: text(listener, "Protocol"),
+                    hosts: hosts.filter(|h| !h.is_empty()),
+                    ..entry_of(entry, service, "ingress-gateway")
+                });
+            }
+        }
+    }
+    if let Some(entry) = state.config_entry("terminating-gateway", gateway) {
+        let services = entry.fields.get("Services").and_then(Value::as_array).into_iter().flatten();
+        found.extend(services.map(|service| entry_of(entry, service, "terminating-gateway")));
+    }
+    found
+}
+
+/// Kind first: it says what else there may be.
+fn decode_entry(mut given: Map<String, Value>) -> Result<ConfigEntry, String> {
+    let mut take = |name: &str| {
+        let key = given.keys().find(|key| key.eq_ignore_ascii_case(name)).cloned();
+        key.and_then(|key| given.remove(&key))
+    };
+    let kind = match take("Kind") {
+        Some(Value::String(kind)) => kind,
+        Some(_) => return Err("Kind value in payload is not a string".to_owned()),
+        None => return Err("Payload does not contain a kind/Kind key at the top level".to_owned()),
+    };
+    let name = take("Name").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+    for ignored in ["CreateIndex", "ModifyIndex", "Namespace", "Meta"] {
+        take(ignored);
+    }
+    let fields = schema::of(&kind).ok_or_else(|| format!("invalid config entry kind: {kind}"))?;
+    let mut faults = Faults::default();
+    let fields = schema::read(given, fields, "", &mut faults);
+    if !faults.values.is_empty() {
+        let list: Vec<String> = faults.values.iter().map(|fault| format!("* {fault}")).collect();
+        return Err(format!("{} error(s) decoding:\n\n{}", list.len(), list.join("\n")));
+    }
+    if !faults.keys.is_empty() {
+        let list: Vec<String> = faults.keys.iter().map(|key| format!("invalid config key {key:?}")).collect();
+        return Err(super::several(&list));
+    }
+    Ok(ConfigEntry { kind, name, fields, create_index: 0, modify_index: 0 })
+}
