@@ -194,8 +194,8 @@ fn make_folder(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
             disk.make_folder(path).map_err(|e| storage("create", path, e))?;
         }
         match disk.sync_folder(above) {
-            // somebody else's folder
-            Err(error) if !new && error.kind() == io::ErrorKind::PermissionDenied => {}
+            // somebody else's folder, on a file system that cannot or need not
+            Err(error) if !new && cannot_sync(&error) => {}
             Err(error) if new => {
                 if let Err(error) = disk.remove_folder(path) {
                     tracing::warn!(path = %path.display(), %error, "cannot remove a folder that may not be durable");
@@ -206,6 +206,11 @@ fn make_folder(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn cannot_sync(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported)
 }
 
 /// The log to go on with, or `None` if it is still to be begun; and what a full disk refused.
