@@ -41,6 +41,7 @@ impl Fuzzed {
         let identity = Identity {
             node: "plinth".to_owned(),
             id: "11111111-2222-3333-4444-555555555555".to_owned(),
+            meta: Default::default(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             http_port: 8500,
             datacenter: "dc1".to_owned(),
