@@ -11,6 +11,11 @@ async fn basics() {
     same("basics.txt").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connect() {
+    same("connect.txt").await;
+}
+
 async fn same(script_name: &str) {
     let (agent, consul) = (Side::agent().await, Side::consul().await);
     for side in [&agent, &consul] {

@@ -29,14 +29,14 @@ async fn older(side: &Side, package: &str) {
     run.arg(script("python/older_clients.py")).env("PYTHONPATH", tool(package, package));
     let ran = side.run("python", run, Duration::from_secs(60));
     assert!(ran.status.success(), "{}: {}\n{}", side.name, ran.status, ran.output);
-    assert_eq!(ran.output.matches(" ok\n").count(), 6, "{}: {}", side.name, ran.output);
+    assert_eq!(ran.output.matches(" ok\n").count(), 7, "{}: {}", side.name, ran.output);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn py_consul_own_tests_on_agent() {
     let port = PortLease::take();
     let mut agent = vec![command("plinth").get_program().to_string_lossy().into_owned()];
-    agent.extend(["agent", "--in-memory", "--http-port"].map(str::to_owned));
+    agent.extend(["agent", "--in-memory", "--connect", "--http-port"].map(str::to_owned));
     agent.push(port.port().to_string());
     own_tests("agent", port.port(), &agent);
 }

@@ -45,7 +45,7 @@ impl Side {
     pub async fn agent() -> Side {
         let folder = tempfile::tempdir().unwrap();
         let mut agent = command("plinth");
-        agent.args(["agent", "--http-port=0", "--data-dir"]).arg(folder.path().join("agent"));
+        agent.args(["agent", "--http-port=0", "--connect", "--data-dir"]).arg(folder.path().join("agent"));
         let program = Program::start("agent", agent, folder.path(), &["http"]).await;
         let addr = program.addresses["http"];
         Side { name: "agent", addr, folder, runs: AtomicUsize::new(0), _server: Server::Agent(program) }

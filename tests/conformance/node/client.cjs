@@ -182,6 +182,24 @@ const steps = {
     await consul.event.fire("bare");
   },
 
+  async query() {
+    const { ID } = await consul.query.create({
+      name: "node-query", service: { service: "node-svc", onlypassing: true, tags: ["t1"] }, dns: { ttl: "10s" },
+    });
+    assert.equal((await consul.query.get(ID)).Name, "node-query");
+    assert.ok((await consul.query.list()).some((query) => query.ID === ID));
+    const answer = await consul.query.execute("node-query");
+    assert.equal(answer.Service, "node-svc");
+    assert.equal(answer.Nodes.length, 1);
+    assert.equal(answer.DNS.TTL, "10s");
+    await consul.query.update({ query: ID, name: "renamed", service: { service: "node-svc", tags: ["t9"] } });
+    assert.deepEqual((await consul.query.execute("renamed")).Nodes, []);
+    // This client looks for a list in the answer, which is an object.
+    await consul.query.explain("renamed");
+    await consul.query.destroy(ID);
+    await refused(() => consul.query.execute(ID), 404);
+  },
+
   async status() {
     assert.match(await consul.status.leader(), /^127\.0\.0\.1:\d+$/);
     assert.equal((await consul.status.peers()).length, 1);

@@ -157,6 +157,15 @@ def transactions_and_events():
     assert c.status.leader() in c.status.peers()
 
 
-for part in (kv, blocking, agent, health_and_catalog, sessions, transactions_and_events):
+def queries():
+    c.agent.service.register("pq", service_id="pq-1")
+    query = c.query.create("pq", "py-query", onlypassing=True, ttl="10s")["ID"]
+    assert c.query.get(query)[0]["Name"] == "py-query"
+    assert [entry["Service"]["ID"] for entry in c.query.execute("py-query")["Nodes"]] == ["pq-1"]
+    assert c.query.delete(query) is True
+    c.agent.service.deregister("pq-1")
+
+
+for part in (kv, blocking, agent, health_and_catalog, sessions, transactions_and_events, queries):
     part()
     print(part.__name__, "ok", flush=True)
