@@ -53,7 +53,6 @@ async fn serve(command: &commands::Agent) -> Result<(), Failure> {
         connect: command.connect,
         max_connections_per_address: command.max_connections_per_address,
         max_body: command.max_body,
-        compact_after: command.compact_after,
         shutdown_timeout: Duration::from_secs(command.shutdown_timeout),
     };
     let agent = Agent::start(settings).await.map_err(failure)?;

@@ -125,9 +125,6 @@ pub struct Agent {
     /// Largest request body in bytes; values of keys have Consul's limit of 524288
     #[arg(long, default_value_t = 8 << 20, value_name = "BYTES")]
     pub max_body: usize,
-    /// Bytes of log after which a snapshot is taken
-    #[arg(long, default_value_t = 64 << 20, value_name = "BYTES")]
-    pub compact_after: u64,
     /// Seconds that running requests get when the agent stops
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     pub shutdown_timeout: u64,
