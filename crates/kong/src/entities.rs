@@ -37,8 +37,9 @@ pub(crate) enum IdFrom {
     Content,
 }
 
-/// Every collection, parents before children.
+/// Every collection, vaults first (what comes after may refer to them), parents before children.
 pub(crate) static ENTITIES: &[Entity] = &[
+    core::VAULT,
     core::SERVICE,
     core::ROUTE,
     upstream::UPSTREAM,
@@ -53,15 +54,16 @@ pub(crate) static ENTITIES: &[Entity] = &[
     credentials::BASICAUTH,
     credentials::HMACAUTH,
     credentials::ACL,
+    credentials::OAUTH2,
+    credentials::OAUTH2_TOKEN,
 ];
+
+impl std::fmt::Debug for Entity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.collection)
+    }
+}
 
 pub(crate) fn entity(collection: &str) -> Option<&'static Entity> {
     ENTITIES.iter().find(|entity| entity.collection == collection)
 }
-
-/// Collections Kong knows and this gateway does not, with why.
-pub(crate) const REFUSED: &[(&str, &str)] = &[
-    ("oauth2_credentials", "not supported: oauth2 needs a database for its tokens"),
-    ("oauth2_tokens", "not supported: oauth2 needs a database for its tokens"),
-    ("vaults", "not supported yet"),
-];

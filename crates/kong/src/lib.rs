@@ -7,6 +7,7 @@
 //! Beside the configuration it owns the pure rules that a router and this loader must share: the normal form of paths
 //! ([`normalize_path`]) and the reading of Kong's regular expressions ([`Pattern`]).
 
+mod diff;
 mod entities;
 mod faults;
 mod format;
@@ -24,7 +25,10 @@ mod template;
 mod transform;
 mod upstream_path;
 
+pub use diff::{Difference, DifferenceKind, FieldDifference, diff};
 pub use faults::{Fault, Faults, Segment, path_text};
+pub use load::Reloader;
+pub use load::vault::Secrets;
 pub use model::*;
 pub use network::{BadNetwork, Network};
 pub use node::{Map, Node};
@@ -32,6 +36,7 @@ pub use path::{encode as encode_path, normalize as normalize_path};
 pub use pattern::{Captures, Pattern, literal_prefix};
 pub use plugins::supported as supported_plugins;
 pub use report::{FieldReport, Report, Support, Warning};
+pub use schema::{all_fields, plugin_schema_of, schema_of};
 pub use template::{Lookup, RenderError, Template};
 pub use transform::{Edit, edit};
 pub use upstream_path::upstream_path;
@@ -60,10 +65,23 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
 }
 
-/// Loads a whole file.
+/// Only reads a document, without checking it; `None` when it is none.
+pub fn parse(text: &str, format: Format) -> Option<serde_json::Value> {
+    read::read(text, format).ok().map(Node::into_json)
+}
+
+/// Loads a whole file. `{vault://…}` references are not looked up: each stands for its value.
 ///
 /// # Errors
 /// All faults found; nothing of a faulty file is usable.
 pub fn load(text: &str, format: Format) -> Result<Loaded, Faults> {
-    load::load(read::read(text, format)?)
+    load_with(text, format, &Secrets::optional(|_| None))
+}
+
+/// Loads a whole file with what its `{vault://…}` references stand for.
+///
+/// # Errors
+/// All faults found; nothing of a faulty file is usable.
+pub fn load_with(text: &str, format: Format, secrets: &Secrets) -> Result<Loaded, Faults> {
+    load::load(text, format, secrets.clone())
 }

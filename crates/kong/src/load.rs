@@ -1,19 +1,32 @@
-//! From tree to [`Config`](crate::Config): validate every entity by its table, then link, then type.
+//! From text to [`Config`](crate::Config): take the document apart, validate every entity by its table, link, type.
 //!
-//! All faults of a stage are collected. Linking (ids, references, uniqueness) runs even when entities have faults, so that
-//! one run shows everything; typing runs only on a clean file.
+//! All faults are collected. Linking (ids, references, uniqueness) runs even when entities have faults, so that one run shows
+//! everything. [`Reloader`] keeps the finished entities: of the next document only what changed is read, checked and typed, and
+//! everything unchanged keeps its `Arc`.
 
 mod advice;
+mod found;
 mod link;
-mod typed;
+mod ready;
+mod reload;
+mod split;
+pub(crate) mod vault;
 mod walk;
 
-use indexmap::IndexMap;
+use std::sync::Arc;
 
-use crate::entities::{self, Entity, REFUSED};
+use uuid::Uuid;
+
+use crate::entities::Entity;
+use crate::model::SecretReference;
 use crate::node::{Map, Node};
 use crate::report::ReportBuilder;
-use crate::{Fault, Faults, Loaded, Segment, Warning};
+use crate::{Fault, Segment, Warning};
+use ready::{Ready, Typed};
+pub use reload::Reloader;
+pub(crate) use reload::load;
+use vault::{Secrets, Vaults};
+pub(crate) use walk::literal;
 
 /// `_format_version`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,12 +46,120 @@ impl Version {
     }
 }
 
-/// One validated entity, defaults filled in, references still as written.
-pub(crate) struct Item {
-    pub path: Vec<Segment>,
-    pub map: Map,
-    /// The field that points to the entity this one was nested in, that entity's collection and position.
-    pub parent: Option<(&'static str, &'static str, usize)>,
+/// One entity of the document on its way: just validated, or kept from the load before.
+pub(crate) struct Card {
+    pub entity: &'static Entity,
+    index: usize,
+    parent: Option<(usize, &'static str)>,
+    state: State,
+}
+
+enum State {
+    Kept(Arc<Ready>),
+    Fresh(Box<Fresh>),
+    /// Kept, but what it refers to by name is another entity now.
+    Stale,
+}
+
+struct Fresh {
+    text: Box<str>,
+    id: Uuid,
+    /// The id of the first entity with this content.
+    first_id: Uuid,
+    given_id: bool,
+    by_content: bool,
+    copy: u32,
+    parent: Option<Uuid>,
+    key: Option<Box<str>>,
+    unique: Vec<(&'static str, Box<str>)>,
+    map: Map,
+    warnings: Vec<Warning>,
+    secrets: Vec<SecretReference>,
+    /// Without faults so far.
+    sound: bool,
+    references: Vec<ready::Reference>,
+    typed: Option<Typed>,
+}
+
+impl Card {
+    fn id(&self) -> Uuid {
+        match &self.state {
+            State::Kept(ready) => ready.id,
+            State::Fresh(fresh) => fresh.id,
+            State::Stale => Uuid::nil(),
+        }
+    }
+
+    fn is_stale(&self) -> bool {
+        matches!(self.state, State::Stale)
+    }
+
+    fn given_id(&self) -> bool {
+        match &self.state {
+            State::Kept(ready) => ready.given_id,
+            State::Fresh(fresh) => fresh.given_id,
+            State::Stale => false,
+        }
+    }
+
+    fn key(&self) -> Option<&str> {
+        match &self.state {
+            State::Kept(ready) => ready.key.as_deref(),
+            State::Fresh(fresh) => fresh.key.as_deref(),
+            State::Stale => None,
+        }
+    }
+
+    fn unique(&self) -> &[(&'static str, Box<str>)] {
+        match &self.state {
+            State::Kept(ready) => &ready.unique,
+            State::Fresh(fresh) => &fresh.unique,
+            State::Stale => &[],
+        }
+    }
+
+    fn typed(&self) -> Option<&Typed> {
+        match &self.state {
+            State::Kept(ready) => Some(&ready.typed),
+            State::Fresh(fresh) => fresh.typed.as_ref(),
+            State::Stale => None,
+        }
+    }
+}
+
+/// Where a card's entity stands, from the top: lists and positions.
+fn steps(
+    cards: &[Card],
+    entity: &Entity,
+    index: usize,
+    parent: Option<(usize, &str)>,
+) -> Vec<(&'static str, usize)> {
+    let mut steps = vec![(entity.collection, index)];
+    let mut up = parent.map(|(at, _)| at);
+    while let Some(card) = up.and_then(|at| cards.get(at)) {
+        steps.push((card.entity.collection, card.index));
+        up = card.parent.map(|(at, _)| at);
+    }
+    steps.reverse();
+    steps
+}
+
+fn segments(steps: &[(&'static str, usize)]) -> Vec<Segment> {
+    steps.iter().flat_map(|(list, index)| [Segment::from(*list), Segment::from(*index)]).collect()
+}
+
+/// Calls with the place those steps lead to.
+fn at_place<R>(
+    at: &At<'_>,
+    steps: &[(&'static str, usize)],
+    label: &str,
+    go: &mut dyn FnMut(&At<'_>) -> R,
+) -> R {
+    match steps {
+        [] => go(at),
+        [(list, index)] => go(&at.key(list).index(*index, label)),
+        [(list, index), rest @ ..] => at_place(&at.key(list).index(*index, ""), rest, label, go),
+    }
 }
 
 /// A place in the file, as a chain on the stack: cheap to extend, turned into a path only for faults and notes.
@@ -104,8 +225,14 @@ pub(crate) struct Loader {
     pub version: Version,
     pub faults: Vec<Fault>,
     pub warnings: Vec<Warning>,
-    pub report: ReportBuilder,
-    pub items: IndexMap<&'static str, Vec<Item>>,
+    /// Only for those who ask what becomes of each field.
+    report: Option<ReportBuilder>,
+    secrets: Secrets,
+    vaults: Vaults,
+    /// Of the entity being read.
+    references: Vec<SecretReference>,
+    /// Length of that entity's own path.
+    depth: usize,
 }
 
 /// Where a table's own code (rules, shorthands) reports to.
@@ -136,6 +263,11 @@ impl Scope<'_, '_> {
     /// A fault of a member of a record.
     pub fn fault_in(&mut self, record: &str, field: &str, message: &str) {
         self.loader.fault(&self.at.key(record).key(field), message);
+    }
+
+    /// A fault of an element of a list.
+    pub fn fault_at(&mut self, list: &str, index: usize, message: &str) {
+        self.loader.fault(&self.at.key(list).index(index, ""), message);
     }
 
     /// A fault of the record itself.
@@ -172,47 +304,61 @@ impl Scope<'_, '_> {
 }
 
 impl Loader {
+    fn new(secrets: Secrets, report: bool) -> Loader {
+        Loader {
+            version: Version::V3_0,
+            faults: Vec::new(),
+            warnings: Vec::new(),
+            report: report.then(ReportBuilder::default),
+            secrets,
+            vaults: Vaults::default(),
+            references: Vec::new(),
+            depth: 0,
+        }
+    }
+
     pub(crate) fn fault(&mut self, at: &At<'_>, message: impl Into<String>) {
         self.faults.push(Fault { path: at.path(), message: message.into() });
     }
 
-    fn note(&mut self, at: &At<'_>, used: crate::schema::Use) {
-        self.report.note(|pattern| at.pattern(pattern), used, || at.path());
+    /// A fault of a card's field; of the card itself when `field` is empty.
+    fn fault_of(&mut self, cards: &[Card], at: usize, field: &'static str, message: String) {
+        let Some(card) = cards.get(at) else { return };
+        let mut path = segments(&steps(cards, card.entity, card.index, card.parent));
+        if !field.is_empty() {
+            path.push(Segment::from(field));
+        }
+        self.faults.push(Fault { path, message });
     }
-}
 
-/// Validates a whole document.
-pub(crate) fn load(document: Node) -> Result<Loaded, Faults> {
-    let Node::Map(mut top) = document else {
-        return Err(Faults::from(vec![Fault { path: Vec::new(), message: "expected a record".to_owned() }]));
-    };
-    let mut loader = Loader {
-        version: Version::V3_0,
-        faults: Vec::new(),
-        warnings: Vec::new(),
-        report: ReportBuilder::default(),
-        items: entities::ENTITIES.iter().map(|entity| (entity.collection, Vec::new())).collect(),
-    };
-    let transform = loader.settings(&mut top);
-    for entity in entities::ENTITIES {
-        if let Some(list) = top.shift_remove(entity.collection) {
-            loader.collection(entity, list);
+    fn warn(&mut self, at: &At<'_>, message: String) {
+        self.warnings.push(Warning { path: at.path(), message });
+    }
+
+    /// A path as seen from the entity being read.
+    fn within(&self, at: &At<'_>) -> Vec<Segment> {
+        at.path().split_off(self.depth.min(at.path().len()))
+    }
+
+    fn note(&mut self, at: &At<'_>, used: crate::schema::Use) {
+        if let Some(report) = &mut self.report {
+            report.note(|pattern| at.pattern(pattern), used, || at.path());
         }
     }
-    loader.leftovers(&top);
-    loader.link();
-    if !loader.faults.is_empty() {
-        return Err(Faults::from(loader.faults));
-    }
-    let version = loader.version.as_str().to_owned();
-    let routes = loader.items.get("routes").into_iter().flatten().map(|item| item.path.clone()).collect();
-    let config = typed::build(loader.items, version, transform).map_err(Faults::from)?;
-    let mut warnings = loader.warnings;
-    warnings.extend(advice::advise(&config, routes));
-    Ok(Loaded { config, report: loader.report.finish(), warnings })
-}
 
-impl Loader {
+    /// What a table does not know. Comments and markers of other tools may stand in every record.
+    fn leftovers(&mut self, map: &Map, at: &At<'_>) {
+        for (key, value) in map {
+            let at = at.key(key);
+            match (key.as_str(), value) {
+                ("_comment", Node::Null | Node::Str(_)) | ("_ignore", Node::Null | Node::Seq(_)) => {}
+                ("_comment", _) => self.fault(&at, "expected a string"),
+                ("_ignore", _) => self.fault(&at, "expected an array"),
+                _ => self.fault(&at, "unknown field"),
+            }
+        }
+    }
+
     /// The underscore fields; returns `_transform`.
     fn settings(&mut self, top: &mut Map) -> bool {
         let version_at = At::ROOT.key("_format_version");
@@ -227,8 +373,6 @@ impl Loader {
             Some(_) => self.fault(&version_at, "expected a string"),
         }
         self.note(&version_at, crate::schema::Use::Supported);
-        top.shift_remove("_comment");
-        top.shift_remove("_ignore");
         if top.shift_remove("_info").is_some() {
             self.note(
                 &At::ROOT.key("_info"),
@@ -248,29 +392,13 @@ impl Loader {
         }
     }
 
-    fn collection(&mut self, entity: &'static Entity, list: Node) {
-        let at = At::ROOT.key(entity.collection);
-        match list {
-            Node::Null => {}
-            Node::Seq(entries) => {
-                for (index, entry) in entries.into_iter().enumerate() {
-                    self.entity(entity, entry, &at, index, None);
-                }
-            }
-            _ => self.fault(&at, "expected an array"),
-        }
-    }
-
-    fn leftovers(&mut self, top: &Map) {
-        for (key, value) in top {
-            let at = At::ROOT.key(key);
-            let refused = REFUSED.iter().find(|(collection, _)| collection == key);
-            let empty = value.is_null() || value.as_seq().is_some_and(<[Node]>::is_empty);
-            match refused {
-                Some(_) if empty => {}
-                Some((_, why)) => self.fault(&at, *why),
-                None => self.fault(&at, "unknown field"),
+    /// What is left at the top once settings and entities are taken: empty collections, lists that are none, strangers.
+    fn top(&mut self, mut top: Map) {
+        for entity in crate::entities::ENTITIES {
+            if top.shift_remove(entity.collection).is_some_and(|value| !value.is_null()) {
+                self.fault(&At::ROOT.key(entity.collection), "expected an array");
             }
         }
+        self.leftovers(&top, &At::ROOT);
     }
 }

@@ -7,7 +7,7 @@
 mod plugin;
 mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -32,15 +32,29 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     pub upstreams: Vec<Arc<Upstream>>,
     pub consumers: Vec<Arc<Consumer>>,
-    pub plugins: Vec<Plugin>,
-    pub certificates: Vec<Certificate>,
-    pub snis: Vec<Sni>,
-    pub ca_certificates: Vec<CaCertificate>,
-    pub jwt_secrets: Vec<JwtSecret>,
-    pub keyauth_credentials: Vec<KeyAuthCredential>,
-    pub basicauth_credentials: Vec<BasicAuthCredential>,
-    pub hmacauth_credentials: Vec<HmacAuthCredential>,
-    pub acls: Vec<Acl>,
+    pub plugins: Vec<Arc<Plugin>>,
+    pub certificates: Vec<Arc<Certificate>>,
+    pub snis: Vec<Arc<Sni>>,
+    pub ca_certificates: Vec<Arc<CaCertificate>>,
+    pub jwt_secrets: Vec<Arc<JwtSecret>>,
+    pub keyauth_credentials: Vec<Arc<KeyAuthCredential>>,
+    pub basicauth_credentials: Vec<Arc<BasicAuthCredential>>,
+    pub hmacauth_credentials: Vec<Arc<HmacAuthCredential>>,
+    pub acls: Vec<Arc<Acl>>,
+    pub oauth2_credentials: Vec<Arc<OAuth2Credential>>,
+    pub vaults: Vec<Arc<Vault>>,
+    /// Where `{vault://…}` references stood, by collection and id: what is shown instead of their values.
+    #[serde(skip)]
+    pub references: HashMap<(&'static str, Uuid), Vec<SecretReference>>,
+}
+
+/// A value that came from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretReference {
+    /// The field, from the entity on.
+    pub path: Vec<crate::Segment>,
+    /// What the file says: `{vault://env/name}`.
+    pub text: String,
 }
 
 impl Config {
@@ -57,7 +71,22 @@ impl Config {
         self.upstreams.iter().find(|upstream| upstream.name == name)
     }
 
-    /// A 3.0 document (as JSON, which is also YAML) that loads to the same configuration.
+    /// How many entities there are, targets included.
+    pub(crate) fn len(&self) -> usize {
+        let targets: usize = self.upstreams.iter().map(|upstream| upstream.targets.len()).sum();
+        let credentials = self.jwt_secrets.len()
+            + self.keyauth_credentials.len()
+            + self.basicauth_credentials.len()
+            + self.hmacauth_credentials.len()
+            + self.acls.len()
+            + self.oauth2_credentials.len();
+        let certificates = self.certificates.len() + self.snis.len() + self.ca_certificates.len();
+        let traffic = self.services.len() + self.routes.len() + self.upstreams.len() + self.consumers.len();
+        traffic + targets + credentials + certificates + self.plugins.len() + self.vaults.len()
+    }
+
+    /// A 3.0 document (as JSON, which is also YAML) that loads to the same configuration. Values that came from a vault are
+    /// references again.
     ///
     /// # Errors
     /// None in practice: every type here has a JSON form.
@@ -66,8 +95,36 @@ impl Config {
         if let Some(object) = value.as_object_mut() {
             object.insert("_format_version".to_owned(), "3.0".into());
             object.retain(|_, member| member.as_array().is_none_or(|list| !list.is_empty()));
+            for (collection, _) in self.references.keys() {
+                for entity in
+                    object.get_mut(*collection).and_then(|list| list.as_array_mut()).into_iter().flatten()
+                {
+                    self.conceal(collection, entity);
+                }
+            }
         }
         Ok(value)
+    }
+
+    /// Puts references back where an entity's JSON shows the values they stand for.
+    pub fn conceal(&self, collection: &str, entity: &mut serde_json::Value) {
+        if self.references.is_empty() {
+            return;
+        }
+        let id = entity["id"].as_str().and_then(|id| Uuid::try_parse(id).ok());
+        let known = self.references.iter().find(|((of, own), _)| *of == collection && Some(*own) == id);
+        for reference in known.into_iter().flat_map(|(_, references)| references) {
+            let mut at = Some(&mut *entity);
+            for segment in &reference.path {
+                at = at.and_then(|value| match segment {
+                    crate::Segment::Key(key) => value.get_mut(key.as_ref()),
+                    crate::Segment::Index(index) => value.get_mut(*index),
+                });
+            }
+            if let Some(value) = at {
+                *value = reference.text.clone().into();
+            }
+        }
     }
 }
 
@@ -418,6 +475,50 @@ pub struct Acl {
     pub tags: Vec<String>,
 }
 
+/// An application of the oauth2 plugin.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct OAuth2Credential {
+    pub id: Uuid,
+    #[serde(with = "reference::required")]
+    pub consumer: Uuid,
+    pub name: String,
+    pub client_id: String,
+    /// Plain, or the hash when `hash_secret` is set and the file says `_transform: false`.
+    pub client_secret: Option<String>,
+    pub hash_secret: bool,
+    /// Where browsers may be sent back to.
+    #[serde(with = "unset")]
+    pub redirect_uris: Vec<String>,
+    pub client_type: ClientType,
+    #[serde(with = "unset")]
+    pub tags: Vec<String>,
+}
+
+/// Whether an application can keep a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientType {
+    Confidential,
+    Public,
+}
+
+/// A named vault: references `{vault://prefix/…}` read environment variables that begin with `config.prefix`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Vault {
+    pub id: Uuid,
+    pub prefix: String,
+    pub name: String,
+    pub description: Option<String>,
+    pub config: VaultConfig,
+    #[serde(with = "unset")]
+    pub tags: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VaultConfig {
+    pub prefix: Option<String>,
+}
+
 macro_rules! debug_by_id {
     ($($name:ident),*) => {$(
         /// Shows the id only: the rest holds secrets.
@@ -428,4 +529,11 @@ macro_rules! debug_by_id {
         }
     )*};
 }
-debug_by_id!(Certificate, JwtSecret, KeyAuthCredential, BasicAuthCredential, HmacAuthCredential);
+debug_by_id!(
+    Certificate,
+    JwtSecret,
+    KeyAuthCredential,
+    BasicAuthCredential,
+    HmacAuthCredential,
+    OAuth2Credential
+);

@@ -4,6 +4,7 @@
 //! typed reader would lose: whether a scalar was a string or a number, an explicit `null`, and the order of keys.
 
 use indexmap::IndexMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Number, Value};
 
 /// A mapping with its keys in file order.
@@ -83,6 +84,12 @@ impl Node {
         }
     }
 
+    /// The tree as JSON text; equal trees have equal texts.
+    pub(crate) fn text(&self) -> String {
+        // Every node has a JSON form; what is no number of JSON becomes null there.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// The same tree as a JSON value. `.inf` and `.nan` have no JSON form and become null; schemas refuse them before.
     pub fn into_json(self) -> Value {
         match self {
@@ -93,6 +100,20 @@ impl Node {
             Node::Str(text) => Value::String(text),
             Node::Seq(items) => Value::Array(items.into_iter().map(Node::into_json).collect()),
             Node::Map(map) => Value::Object(map.into_iter().map(|(k, v)| (k, v.into_json())).collect()),
+        }
+    }
+}
+
+impl Serialize for Node {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Node::Null => serializer.serialize_unit(),
+            Node::Bool(value) => serializer.serialize_bool(*value),
+            Node::Int(value) => serializer.serialize_i64(*value),
+            Node::Float(value) => serializer.serialize_f64(*value),
+            Node::Str(text) => serializer.serialize_str(text),
+            Node::Seq(items) => serializer.collect_seq(items),
+            Node::Map(map) => serializer.collect_map(map),
         }
     }
 }

@@ -103,6 +103,16 @@ pub(crate) fn lookup(name: &str) -> Lookup {
     })
 }
 
+/// The table of a plugin this gateway runs.
+pub(crate) fn find(name: &str) -> Option<&'static PluginSchema> {
+    PLUGINS.iter().find(|schema| schema.name == name)
+}
+
+/// All tables.
+pub(crate) fn all() -> impl Iterator<Item = &'static PluginSchema> {
+    PLUGINS.iter()
+}
+
 /// Names of the plugins this gateway runs, for the Admin API.
 pub fn supported() -> impl Iterator<Item = &'static str> {
     PLUGINS.iter().map(|schema| schema.name)

@@ -13,3 +13,8 @@ pub(crate) fn read(text: &str, format: Format) -> Result<Node, Faults> {
     }
     .map_err(|message| Faults::from(vec![Fault { path: Vec::new(), message }]))
 }
+
+/// Reads a part of a YAML document; `None` when it is not one by itself.
+pub(crate) fn block(text: &str) -> Option<Node> {
+    yaml::read(text).ok()
+}

@@ -4,8 +4,10 @@
 //! further plugin or field means adding rows, not code.
 
 mod check;
+mod describe;
 
 pub(crate) use check::{Check, check_value};
+pub use describe::{all_fields, plugin_schema_of, schema_of};
 
 /// What a field holds.
 #[derive(Clone, Copy)]
@@ -60,11 +62,22 @@ pub(crate) struct Field {
     pub checks: &'static [Check],
     /// Strings are refused when empty unless this is set.
     pub empty: bool,
+    /// A string that may be a `{vault://…}` reference.
+    pub referenceable: bool,
     pub used: Use,
 }
 
 const fn field(name: &'static str, kind: Kind) -> Field {
-    Field { name, kind, required: false, default: None, checks: &[], empty: false, used: Use::Supported }
+    Field {
+        name,
+        kind,
+        required: false,
+        default: None,
+        checks: &[],
+        empty: false,
+        referenceable: false,
+        used: Use::Supported,
+    }
 }
 
 pub(crate) const fn string(name: &'static str) -> Field {
@@ -133,6 +146,12 @@ impl Field {
 
     pub const fn may_be_empty(mut self) -> Self {
         self.empty = true;
+        self
+    }
+
+    /// The value may be a `{vault://…}` reference, read when the file is loaded.
+    pub const fn referenceable(mut self) -> Self {
+        self.referenceable = true;
         self
     }
 

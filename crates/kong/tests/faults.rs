@@ -36,7 +36,11 @@ fn single_faults() {
             "routes[0].service",
             "invalid reference 'service: x' (no such entry in 'services')",
         ),
-        ("routes: [{paths: [a]}]", "routes[0].paths[0]", "should start with: /"),
+        (
+            "routes: [{paths: [a]}]",
+            "routes[0].paths[0]",
+            "should start with: / (fixed path) or ~/ (regex path)",
+        ),
         (
             "routes: [{paths: ['/%7eu']}]",
             "routes[0].paths[0]",
@@ -45,13 +49,13 @@ fn single_faults() {
         (
             "routes: [{name: r}]",
             "routes[0].@entity[0]",
-            "at least one of these fields must be non-empty: 'methods', 'hosts', 'headers', 'paths'",
+            "must set one of 'methods', 'hosts', 'headers', 'paths', 'snis' when 'protocols' is 'https'",
         ),
         ("routes: [{paths: [/a], methods: [get]}]", "routes[0].methods[0]", "invalid value: get"),
         (
             "routes: [{hosts: ['a.*.b']}]",
             "routes[0].hosts[0]",
-            "wildcard must be leftmost or rightmost character",
+            "invalid wildcard: must be placed at leftmost or rightmost label",
         ),
         (
             "services: [{host: h, name: a}, {host: h, name: a}]",
@@ -124,7 +128,11 @@ fn single_faults() {
             "plugins[0].config.custom_fields_by_lua",
             "custom_fields_by_lua is Lua code, which this gateway cannot run",
         ),
-        ("upstreams: [{name: 10.0.0.1}]", "upstreams[0].name", "Invalid name; must be a valid hostname"),
+        (
+            "upstreams: [{name: 10.0.0.1}]",
+            "upstreams[0].name",
+            "Invalid name ('10.0.0.1'); no ip addresses allowed",
+        ),
         ("upstreams: [{name: u, hash_on: header}]", "upstreams[0].hash_on_header", "required field missing"),
         (
             "jwt_secrets: [{consumer: x, key: k, secret: s}]",
@@ -136,11 +144,7 @@ fn single_faults() {
             "consumers[0].jwt_secrets[0].rsa_public_key",
             "required field missing",
         ),
-        (
-            "services: [{host: '{vault://env/h}'}]",
-            "services[0].host",
-            "vault references are not supported yet",
-        ),
+        ("services: [{host: '{vault://env/h}'}]", "services[0].host", "invalid value: {vault://env/h}"),
     ] {
         let text = format!("_format_version: \"3.0\"\n{body}");
         let faults = load(&text, Format::Yaml).expect_err(body);

@@ -20,6 +20,20 @@ fn ten_thousand_routes() {
         }
     }
     let begin = Instant::now();
+    let mut reloader = plinth_kong::Reloader::new(plinth_kong::Secrets::required(|_| None));
+    let first = reloader.load(&text, Format::Yaml).unwrap();
+    println!("reloader: first {:?}, {} routes", begin.elapsed(), first.config.routes.len());
+    for round in 0..5 {
+        let changed = text.replacen(
+            "methods: [GET, POST]",
+            &format!("methods: [GET, PUT, M{}]", "X".repeat(round + 1)),
+            1,
+        );
+        let begin = Instant::now();
+        let next = reloader.load(&changed, Format::Yaml).unwrap();
+        println!("reloader: next {:?}, {} routes", begin.elapsed(), next.config.routes.len());
+    }
+    let begin = Instant::now();
     let loaded = load(&text, Format::Yaml).unwrap_or_else(|faults| panic!("{faults}"));
     println!("{} bytes, {} routes loaded in {:?}", text.len(), loaded.config.routes.len(), begin.elapsed());
     assert_eq!((loaded.config.services.len(), loaded.config.routes.len()), (1000, 10_000));

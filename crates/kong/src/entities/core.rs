@@ -5,8 +5,8 @@ use crate::format;
 use crate::schema::Check::{Between, MinLen, OneOf, OneOfInts, With};
 use crate::schema::Literal::{Int, Str, Strs};
 use crate::schema::{
-    Check, Field, NO, PORT, TEXT, YES, array, boolean, children, foreign, integer, map, plugin_config, set,
-    string,
+    Check, Field, NO, PORT, TEXT, YES, array, boolean, children, foreign, integer, map, plugin_config,
+    record, set, string,
 };
 
 pub(super) const ID: Field = string("id").check(&[With(format::uuid)]);
@@ -53,19 +53,20 @@ pub(super) const SERVICE: Entity = Entity {
 };
 
 const METHOD: Field = TEXT.check(&[With(format::method)]);
+const ADDRESS: &[Field] = &[string("ip").check(&[With(format::ip_or_cidr)]), integer("port").check(PORT)];
 const ROUTE_HOST: Field = TEXT.check(&[With(format::route_host)]);
 const ROUTE_PATH: Field = TEXT.check(&[With(format::route_path)]);
 const HEADER_VALUE: Field = TEXT;
 const HEADER_VALUES: Field = array("", &HEADER_VALUE).check(&[MinLen(1)]);
-const SNI_NAME: Field = TEXT.check(&[With(format::sni)]);
-const ENDPOINT: Field = crate::schema::any("");
+const SNI_NAME: Field = TEXT.check(&[With(format::wildcard_host)]);
+const ENDPOINT: Field = record("", ADDRESS);
 
 pub(super) const ROUTE: Entity = Entity {
     collection: "routes",
     key: Some("name"),
     unique: &["name"],
     id_from: IdFrom::Key { per_workspace: true },
-    prepare: Some(rules::migrate_paths),
+    prepare: Some(rules::prepare_route),
     rules: Some(rules::route),
     fields: &[
         ID,
@@ -120,6 +121,7 @@ pub(super) const CONSUMER: Entity = Entity {
         children("basicauth_credentials", "consumer"),
         children("hmacauth_credentials", "consumer"),
         children("acls", "consumer"),
+        children("oauth2_credentials", "consumer"),
         CREATED,
         UPDATED,
     ],
@@ -162,10 +164,10 @@ pub(super) const CERTIFICATE: Entity = Entity {
     rules: Some(rules::certificate),
     fields: &[
         ID,
-        string("cert").required(),
-        string("key").required(),
-        string("cert_alt"),
-        string("key_alt"),
+        string("cert").required().referenceable(),
+        string("key").required().referenceable(),
+        string("cert_alt").referenceable(),
+        string("key_alt").referenceable(),
         TAGS,
         children("snis", "certificate"),
         CREATED,
@@ -182,7 +184,7 @@ pub(super) const SNI: Entity = Entity {
     rules: None,
     fields: &[
         ID,
-        string("name").required().check(&[With(format::sni)]),
+        string("name").required().check(&[With(format::wildcard_host)]),
         foreign("certificate", "certificates").required(),
         TAGS,
         CREATED,
@@ -196,11 +198,32 @@ pub(super) const CA_CERTIFICATE: Entity = Entity {
     unique: &[],
     id_from: IdFrom::Content,
     prepare: None,
-    rules: None,
+    rules: Some(rules::ca_certificate),
     fields: &[
         ID,
         string("cert").required(),
         string("cert_digest").ignored("computed from the certificate"),
+        TAGS,
+        CREATED,
+        UPDATED,
+    ],
+};
+
+const VAULT_CONFIG: &[Field] = &[string("prefix").check(&[With(format::variable)])];
+
+pub(super) const VAULT: Entity = Entity {
+    collection: "vaults",
+    key: Some("prefix"),
+    unique: &["prefix"],
+    id_from: IdFrom::Cache(&["prefix"]),
+    prepare: None,
+    rules: Some(rules::vault),
+    fields: &[
+        ID,
+        string("prefix").required().check(&[With(format::vault_prefix)]),
+        string("name").required(),
+        string("description"),
+        record("config", VAULT_CONFIG),
         TAGS,
         CREATED,
         UPDATED,

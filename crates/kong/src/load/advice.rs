@@ -1,23 +1,25 @@
 //! What is right by Kong's rules and still surprises people.
 
+use std::sync::Arc;
+
 use crate::model::{Config, Plugin, PluginConfig, Route};
 use crate::{Segment, Warning};
 
-/// Warnings on a whole, valid configuration. `routes` are the places of `config.routes`, in the same order.
-pub(super) fn advise(config: &Config, routes: Vec<Vec<Segment>>) -> Vec<Warning> {
+/// Warnings on a whole, valid configuration about some of its routes and the places those have in the file.
+pub(super) fn advise(config: &Config, routes: &[(Arc<Route>, Vec<Segment>)]) -> Vec<Warning> {
     let cors: Vec<&Plugin> = config
         .plugins
         .iter()
+        .map(AsRef::as_ref)
         .filter(|plugin| {
             plugin.enabled && matches!(&plugin.config, PluginConfig::Cors(cors) if !cors.preflight_any_method)
         })
         .collect();
-    config
-        .routes
+    routes
         .iter()
-        .zip(routes)
         .filter(|(route, _)| misses_preflight(route) && cors.iter().any(|plugin| applies(plugin, route)))
-        .map(|(_, mut path)| {
+        .map(|(_, path)| {
+            let mut path = path.clone();
             path.push(Segment::from("methods"));
             Warning {
                 path,

@@ -1,81 +1,46 @@
 //! The one walker over all tables.
 
-use super::{At, Item, Loader, Scope};
-use crate::entities::{self, Entity};
+use super::vault::{self, Unresolved};
+use super::{At, Loader, Scope};
+use crate::entities::Entity;
+use crate::model::SecretReference;
 use crate::node::{Map, Node};
 use crate::plugins::{self, Lookup};
 use crate::schema::{Field, Kind, Literal, check_value};
 
-/// Nested entities found in a record: the field they stood in, their collection, the field that points back.
-type Nested = Vec<(&'static str, &'static str, Node)>;
-
 impl Loader {
-    /// Validates one entity and those nested in it.
+    /// Validates one entity's own fields. `back` is the field that would name the entity it is nested in.
     pub(super) fn entity(
         &mut self,
         entity: &'static Entity,
         node: Node,
-        list: &At<'_>,
-        index: usize,
-        parent: Option<(&'static str, &'static str, usize)>,
-    ) {
-        let name = plugin_name(entity, &node);
-        let at = list.index(index, name.as_deref().unwrap_or_default());
+        at: &At<'_>,
+        back: Option<&'static str>,
+    ) -> Map {
         let Node::Map(mut map) = node else {
-            self.fault(&at, "expected a record");
-            return;
+            self.fault(at, "expected a record");
+            return Map::new();
         };
         if let Some(prepare) = entity.prepare {
-            prepare(&mut map, &mut Scope { loader: self, at: &at, entity: &at, nested_in: None });
+            prepare(&mut map, &mut Scope { loader: self, at, entity: at, nested_in: back });
         }
-        if let Some((field, _, _)) = parent
+        if let Some(field) = back
             && map.shift_remove(field).is_some_and(|value| !value.is_null())
         {
             self.fault(&at.key(field), "value must be null");
         }
         let before = self.faults.len();
-        let mut nested = Nested::new();
-        let map = self.record(map, entity.fields, &at, parent.map(|(field, _, _)| field), &mut nested);
+        let map = self.record(map, entity.fields, at, back);
         if self.faults.len() == before
             && let Some(rules) = entity.rules
         {
-            let nested_in = parent.map(|(field, _, _)| field);
-            rules(&map, &mut Scope { loader: self, at: &at, entity: &at, nested_in });
+            rules(&map, &mut Scope { loader: self, at, entity: at, nested_in: back });
         }
-        let items = self.items.entry(entity.collection).or_default();
-        let position = items.len();
-        items.push(Item { path: at.path(), map, parent });
-        for (collection, back, list) in nested {
-            self.children(collection, list, &at, (back, entity.collection, position));
-        }
-    }
-
-    fn children(
-        &mut self,
-        collection: &'static str,
-        list: Node,
-        at: &At<'_>,
-        parent: (&'static str, &'static str, usize),
-    ) {
-        let at = at.key(collection);
-        let (Some(entity), Node::Seq(entries)) = (entities::entity(collection), list) else {
-            self.fault(&at, "expected an array");
-            return;
-        };
-        for (index, entry) in entries.into_iter().enumerate() {
-            self.entity(entity, entry, &at, index, Some(parent));
-        }
+        map
     }
 
     /// Applies a table: every field in table order, then what the table does not know.
-    fn record(
-        &mut self,
-        mut map: Map,
-        fields: &'static [Field],
-        at: &At<'_>,
-        skip: Option<&str>,
-        nested: &mut Nested,
-    ) -> Map {
+    fn record(&mut self, mut map: Map, fields: &'static [Field], at: &At<'_>, skip: Option<&str>) -> Map {
         let plugin = map.get("name").and_then(Node::as_str).map(str::to_owned);
         let mut out = Map::with_capacity(fields.len());
         for field in fields {
@@ -85,10 +50,12 @@ impl Loader {
             let given = map.swap_remove(field.name);
             let at = at.key(field.name);
             match field.kind {
-                Kind::Children(collection, back) => match given {
-                    None | Some(Node::Null) => {}
-                    Some(list) => nested.push((collection, back, list)),
-                },
+                // Lists of entities were taken out before; what is left is none.
+                Kind::Children(..) => {
+                    if given.is_some_and(|given| !given.is_null()) {
+                        self.fault(&at, "expected an array");
+                    }
+                }
                 Kind::PluginConfig => {
                     out.insert(field.name.to_owned(), self.plugin_config(plugin.as_deref(), given, &at));
                 }
@@ -98,9 +65,7 @@ impl Loader {
                 }
             }
         }
-        for key in map.keys().filter(|key| !matches!(key.as_str(), "_comment" | "_ignore")) {
-            self.fault(&at.key(key), "unknown field");
-        }
+        self.leftovers(&map, at);
         out
     }
 
@@ -109,7 +74,7 @@ impl Loader {
         let node = match (given, field.kind) {
             // Kong fills in records whether or not they are given, so a null one means an empty one.
             (None | Some(Node::Null), Kind::Record(fields)) => {
-                return Node::Map(self.record(Map::new(), fields, at, None, &mut Nested::new()));
+                return Node::Map(self.record(Map::new(), fields, at, None));
             }
             (None, _) => match field.default {
                 Some(default) => return literal(default),
@@ -161,9 +126,7 @@ impl Loader {
                         .collect(),
                 )
             }
-            (Kind::Record(fields), Node::Map(map)) => {
-                Node::Map(self.record(map, fields, at, None, &mut Nested::new()))
-            }
+            (Kind::Record(fields), Node::Map(map)) => Node::Map(self.record(map, fields, at, None)),
             (Kind::Foreign(_), Node::Str(key)) if !key.is_empty() => Node::Str(key),
             (Kind::Foreign(_), Node::Map(map)) => match reference(&map) {
                 Some(key) => Node::Str(key.to_owned()),
@@ -172,6 +135,9 @@ impl Loader {
             (Kind::Any, node) => node,
             _ => return self.mistyped(field, at),
         };
+        if field.referenceable && value.as_str().is_some_and(vault::is_reference) {
+            return value;
+        }
         for check in field.checks {
             if let Err(message) = check_value(check, &value) {
                 self.fault(at, message);
@@ -190,11 +156,27 @@ impl Loader {
             self.fault(at, "length must be at least 1");
             return None;
         }
-        if text.starts_with("{vault://") && text.ends_with('}') {
-            self.fault(at, "vault references are not supported yet");
-            return None;
+        if !vault::is_reference(&text) {
+            return Some(text);
         }
-        Some(text)
+        if !field.referenceable {
+            self.warn(at, "not a field for references, as in Kong: the text is used as it stands".to_owned());
+            return Some(text);
+        }
+        match vault::resolve(&text, &self.vaults, &self.secrets) {
+            Ok(value) => {
+                self.references.push(SecretReference { path: self.within(at), text });
+                Some(value)
+            }
+            Err(Unresolved::Missing(why)) if !self.secrets.is_required() => {
+                self.warn(at, why);
+                Some(text)
+            }
+            Err(Unresolved::Missing(why) | Unresolved::Wrong(why)) => {
+                self.fault(at, why);
+                None
+            }
+        }
     }
 
     fn mistyped(&mut self, field: &Field, at: &At<'_>) -> Node {
@@ -235,7 +217,7 @@ impl Loader {
             prepare(&mut map, &mut Scope { loader: self, at, entity: plugin, nested_in: None });
         }
         let before = self.faults.len();
-        let map = self.record(map, schema.fields, at, None, &mut Nested::new());
+        let map = self.record(map, schema.fields, at, None);
         if self.faults.len() == before
             && let Some(rules) = schema.rules
         {
@@ -243,13 +225,6 @@ impl Loader {
         }
         Node::Map(map)
     }
-}
-
-fn plugin_name(entity: &Entity, node: &Node) -> Option<String> {
-    if entity.collection != "plugins" {
-        return None;
-    }
-    node.as_map()?.get("name")?.as_str().map(str::to_owned)
 }
 
 /// `{id: …}` as in Kong, `{name: …}` as decK writes it.
@@ -264,7 +239,7 @@ fn reference(map: &Map) -> Option<&str> {
     }
 }
 
-fn literal(default: Literal) -> Node {
+pub(crate) fn literal(default: Literal) -> Node {
     match default {
         Literal::Bool(value) => Node::Bool(value),
         Literal::Int(value) => Node::Int(value),
