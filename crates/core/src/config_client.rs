@@ -26,6 +26,7 @@ use crate::consul::Address;
 use crate::{Error, Secret};
 use file::LastGood;
 use remote::Remote;
+pub use remote::{Expect, Written};
 
 #[derive(Debug, Clone)]
 pub struct ConfigSettings {
@@ -179,6 +180,26 @@ impl ConfigClient {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The item as the service has it now: neither cache nor last-good file.
+    pub async fn read(&self, key: &str) -> Result<Option<Item>, Error> {
+        Ok(self.inner.remote.get(key, None).await?.item)
+    }
+
+    /// Writes an item. It is durable when this returns; other clients see it as their watches tell them.
+    pub async fn write(&self, key: &str, value: &Value, expect: Expect) -> Result<Written, Error> {
+        self.inner.remote.put(key, value, expect).await
+    }
+
+    /// Deletes an item; one that is not there is fine.
+    pub async fn delete(&self, key: &str) -> Result<(), Error> {
+        self.inner.remote.delete(key).await
+    }
+
+    /// What is known of a key, now and whenever it changes, until the receiver is dropped. `None` until the first answer.
+    pub fn subscribe(&self, key: &str) -> watch::Receiver<Option<Known>> {
+        self.receiver(key)
     }
 
     /// Calls back with the value now (once it is known) and on each change, until the handle is dropped. `None`: the key does

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
+use serde_json::Value;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{ConfigSettings, Item};
@@ -59,11 +61,8 @@ impl Remote {
             path.push_str(&format!("?index={index}&wait={}", duration::format(wait)));
             deadline += wait;
         }
-        let mut headers = HeaderMap::new();
-        if let Some(authorization) = &self.authorization {
-            headers.insert(http::header::AUTHORIZATION, authorization.clone());
-        }
         let shown = path_only(&path).to_owned();
+        let headers = self.headers();
         let request = Outgoing { method: Method::GET, path_and_query: path, headers, body: Bytes::new() };
         let incoming = self.transport.send(request, deadline).await?;
         let index =
@@ -82,14 +81,98 @@ impl Remote {
             // Only the service itself gives an index. Another 404 (a wrong address, a gateway without the route) says nothing
             // about the key and must not make defaults current or spoil the last-good file.
             404 if from_service => Ok(Answer { item: None, index }),
-            status => Err(Error::Status {
-                method: "GET".to_owned(),
-                path: shown,
-                status,
-                body: String::from_utf8_lossy(&incoming.body[..incoming.body.len().min(MAX_ERROR_TEXT)])
-                    .into_owned(),
-            }),
+            status => Err(refused("GET", &shown, status, &incoming.body)),
         }
+    }
+}
+
+/// What must hold for a write to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing: the last writer wins.
+    Anything,
+    /// The key does not exist.
+    Absent,
+    /// The key's revision is this one.
+    Revision(u64),
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It is durable, under this revision.
+    As(u64),
+    /// What was expected does not hold; nothing was written.
+    Conflict,
+}
+
+impl Remote {
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(authorization) = &self.authorization {
+            headers.insert(http::header::AUTHORIZATION, authorization.clone());
+        }
+        headers
+    }
+
+    /// Writes an item.
+    pub(super) async fn put(&self, key: &str, value: &Value, expect: Expect) -> Result<Written, Error> {
+        let path = format!("{}{}", self.base, utf8_percent_encode(key, KEY));
+        let mut headers = self.headers();
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match expect {
+            Expect::Anything => {}
+            Expect::Absent => {
+                headers.insert(http::header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+            }
+            Expect::Revision(revision) => {
+                let tag = HeaderValue::from_str(&format!("\"{revision}\""));
+                headers
+                    .insert(http::header::IF_MATCH, tag.map_err(|error| Error::Request(error.to_string()))?);
+            }
+        }
+        let body = Bytes::from(serde_json::json!({ "value": value }).to_string());
+        let request = Outgoing { method: Method::PUT, path_and_query: path.clone(), headers, body };
+        let incoming = self.transport.send(request, self.request_timeout).await?;
+        match incoming.status.as_u16() {
+            200..=202 => {
+                let decode = |source| Error::Decode { method: "PUT".to_owned(), path: path.clone(), source };
+                let item: Revision = serde_json::from_slice(&incoming.body).map_err(decode)?;
+                Ok(Written::As(item.revision))
+            }
+            412 => Ok(Written::Conflict),
+            status => Err(refused("PUT", &path, status, &incoming.body)),
+        }
+    }
+
+    /// Deletes an item; one that is not there is fine.
+    pub(super) async fn delete(&self, key: &str) -> Result<(), Error> {
+        let path = format!("{}{}", self.base, utf8_percent_encode(key, KEY));
+        let request = Outgoing {
+            method: Method::DELETE,
+            path_and_query: path.clone(),
+            headers: self.headers(),
+            body: Bytes::new(),
+        };
+        let incoming = self.transport.send(request, self.request_timeout).await?;
+        match incoming.status.as_u16() {
+            200..=204 | 404 => Ok(()),
+            status => Err(refused("DELETE", &path, status, &incoming.body)),
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Revision {
+    revision: u64,
+}
+
+fn refused(method: &str, path: &str, status: u16, body: &[u8]) -> Error {
+    Error::Status {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        status,
+        body: String::from_utf8_lossy(&body[..body.len().min(MAX_ERROR_TEXT)]).into_owned(),
     }
 }
 
