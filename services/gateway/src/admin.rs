@@ -2,6 +2,9 @@
 
 mod collections;
 mod config;
+mod entities;
+mod explain;
+mod flatten;
 mod health;
 mod openapi;
 
@@ -13,7 +16,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Extract};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
 use plinth_kit::auth::Auth;
 use plinth_kit::health::Readiness;
@@ -73,16 +76,78 @@ impl State {
 /// The Admin API.
 pub fn routes(state: State) -> Router {
     let limit = DefaultBodyLimit::max(state.0.config_limit);
+    let config = post(config::replace).get(config::show).fallback(not_allowed_of).options(config_options);
     Router::new()
-        .route("/", get(root))
-        .route("/status", get(status))
-        .route("/config", post(config::replace).get(config::show).layer(limit))
-        .route("/upstreams/{upstream}/health", get(health::upstream))
-        .route("/plugins/enabled", get(enabled))
-        .route("/{collection}", get(collections::list).post(collections::refuse_create))
-        .route("/{collection}/{entity}", collections::entity_methods())
-        .route("/{collection}/{entity}/{nested}", get(collections::nested))
+        .route("/", get(root).options(get_options).fallback(not_allowed_of))
+        .route("/status", get(status).options(get_options).fallback(not_allowed_of))
+        .route("/config", config.layer(limit))
+        .route("/explain", get(explain::explain).options(get_options).fallback(not_allowed_of))
+        .route("/endpoints", get(collections::endpoints).options(get_options).fallback(not_allowed_of))
+        .route("/tags", get(collections::tags).options(get_options).fallback(not_allowed_of))
+        .route("/tags/{tag}", get(collections::tags).options(get_options).fallback(not_allowed_of))
+        .route("/schemas/{name}", get(collections::schema).options(get_options).fallback(not_allowed_of))
+        .route("/schemas/plugins/{name}", get(collections::plugin_schema).options(get_options))
+        .route("/upstreams/{upstream}/health", get(health::upstream).options(get_options))
+        .route("/upstreams/{upstream}/targets/{target}/{state}", put(health::set))
+        .route("/upstreams/{upstream}/targets/{target}/{state}/{of_address}", put(health::set))
+        .route("/plugins/enabled", get(enabled).options(get_options).fallback(not_allowed_of))
+        .route("/{collection}", any(collections::list))
+        .route("/{collection}/{entity}", any(collections::one))
+        .route("/{collection}/{entity}/{nested}", any(collections::nested))
+        .route("/{collection}/{entity}/{nested}/{child}", any(collections::child))
         .with_state(state)
+}
+
+/// Adds the time an answer took, as Kong's Admin API does.
+pub async fn latency(request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let mut answer = next.run(request).await;
+    let took = began.elapsed().as_millis();
+    answer
+        .headers_mut()
+        .insert("x-kong-admin-latency", HeaderValue::from(u64::try_from(took).unwrap_or(u64::MAX)));
+    answer
+}
+
+/// Kong's answer to OPTIONS.
+fn options(allow: &'static str) -> Response {
+    let allowed = HeaderValue::from_static(allow);
+    let headers = [(header::ALLOW, allowed.clone()), (header::ACCESS_CONTROL_ALLOW_METHODS, allowed)];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+async fn get_options() -> Response {
+    options("GET, HEAD, OPTIONS")
+}
+
+async fn config_options() -> Response {
+    options("GET, HEAD, OPTIONS, POST")
+}
+
+/// Kong's answer to a method that a path does not have.
+fn not_allowed() -> Response {
+    Message::answer(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+}
+
+async fn not_allowed_of() -> Response {
+    not_allowed()
+}
+
+/// Percent-encodes a query parameter.
+fn escape(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// The pairs of a query or form, decoded.
+fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
+    let decode = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+    };
+    query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(name), decode(value))
+    })
 }
 
 /// The Status API.
@@ -167,7 +232,8 @@ async fn root(Extract(state): Extract<State>) -> Json<Value> {
     ),
 )]
 async fn enabled() -> Json<Value> {
-    let names: Vec<&str> = plinth_kong::supported_plugins().collect();
+    let mut names: Vec<&str> = plinth_kong::supported_plugins().collect();
+    names.sort_unstable();
     Json(json!({"enabled_plugins": names}))
 }
 

@@ -21,7 +21,8 @@ use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::plugins;
 use crate::reload::{self, Configurator};
-use crate::settings::Settings;
+use crate::settings::{ConfigSource, Settings};
+use crate::store::Store;
 use crate::worker::{Shared, Workers};
 
 /// The service. It has listeners of its own; its runtime beside the workers is small.
@@ -61,7 +62,16 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let stats = (0..settings.workers).filter_map(|index| metrics.worker(index)).collect();
     let workers = Arc::new(Workers::start(shared, stats).map_err(Error::Worker)?);
     let kong = KongMetrics::new(kong_registry, node)?;
-    let configurator = Arc::new(Configurator::new(compiler, workers.clone(), certificates, metrics.clone()));
+    for variable in ignored_variables(std::env::vars_os()) {
+        tracing::warn!(variable, "this variable of Kong's is not honoured");
+    }
+    let secrets = plinth_kong::Secrets::required(|name| std::env::var(name).ok());
+    let store = match &settings.config {
+        ConfigSource::Store(store) => Some(Store::new(store)?),
+        _ => None,
+    };
+    let configurator =
+        Arc::new(Configurator::new(secrets, store, compiler, workers.clone(), certificates, metrics.clone()));
     let configured = context.readiness.condition("configuration");
     configurator.load(&settings.config, false).await?;
 
@@ -105,6 +115,61 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
             Ok::<_, Error>(())
         });
     Ok(builder.start().await?)
+}
+
+/// Variables of Kong's that this gateway reads, and those that say what holds here anyway.
+const HONOURED: &[&str] = &[
+    "KONG_ADMIN_LISTEN",
+    "KONG_DATABASE",
+    "KONG_DECLARATIVE_CONFIG",
+    "KONG_DECLARATIVE_CONFIG_STRING",
+    "KONG_NGINX_HTTP_CLIENT_MAX_BODY_SIZE",
+    "KONG_NGINX_PROXY_SSL_CLIENT_CERTIFICATE",
+    "KONG_NGINX_PROXY_SSL_VERIFY_CLIENT",
+    "KONG_PROXY_ACCESS_LOG",
+    "KONG_PROXY_LISTEN",
+    "KONG_REAL_IP_HEADER",
+    "KONG_REAL_IP_RECURSIVE",
+    "KONG_SSL_CERT",
+    "KONG_SSL_CERT_KEY",
+    "KONG_STATUS_LISTEN",
+    "KONG_TRACING_INSTRUMENTATIONS",
+    "KONG_TRACING_SAMPLING_RATE",
+    "KONG_TRUSTED_IPS",
+    "KONG_UPSTREAM_KEEPALIVE_IDLE_TIMEOUT",
+    "KONG_UPSTREAM_KEEPALIVE_MAX_REQUESTS",
+    "KONG_UPSTREAM_KEEPALIVE_POOL_SIZE",
+];
+/// Said only when they ask for something else than what this gateway does.
+const FULFILLED: &[(&str, &[&str])] = &[
+    ("KONG_PLUGINS", &["bundled"]),
+    ("KONG_ROUTER_FLAVOR", &["traditional_compatible"]),
+    ("KONG_ROLE", &["traditional"]),
+    ("KONG_VAULTS", &["env", "bundled"]),
+    ("KONG_ERROR_DEFAULT_TYPE", &["text/plain"]),
+    ("KONG_ANONYMOUS_REPORTS", &["off", "on"]),
+    ("KONG_VERSION", &[]),
+    ("KONG_PREFIX", &[]),
+];
+
+/// Names of Kong's variables that are set and have no effect.
+fn ignored_variables(
+    environment: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+) -> Vec<String> {
+    let text = |text: std::ffi::OsString| text.into_string().ok();
+    let set = environment.filter_map(|(name, value)| Some((text(name)?, text(value)?)));
+    let mut names: Vec<String> = set
+        .filter(|(name, value)| {
+            let fulfilled = FULFILLED
+                .iter()
+                .find(|(known, _)| known == name)
+                .is_some_and(|(_, values)| values.is_empty() || values.contains(&value.as_str()));
+            name.starts_with("KONG_") && !HONOURED.contains(&name.as_str()) && !fulfilled
+        })
+        .map(|(name, _)| name)
+        .collect();
+    names.sort();
+    names
 }
 
 fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, Error> {
@@ -157,7 +222,8 @@ async fn listen_control(
         let guard = middleware::from_fn_with_state(context.auth.clone(), admin::authorize);
         let routes = Routes::new(admin::routes(state.clone()).layer(guard));
         let router = context.router(routes, admin::document())?.fallback(admin::not_found);
-        builder = builder.http(listener, admin::with_metrics(state.clone(), router));
+        let router = admin::with_metrics(state.clone(), router).layer(middleware::from_fn(admin::latency));
+        builder = builder.http(listener, router);
     }
     if let Some(Listen { address, .. }) = settings.status {
         let listener = context.bind_at("status", address).await?;
@@ -222,5 +288,23 @@ async fn serve(proxies: Vec<Proxy>, workers: Arc<Workers>, shutdown: Shutdown) {
             tracing::warn!("cutting off proxied requests that did not end in time");
             workers.stop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_without_effect_are_named() {
+        let set = [
+            ("KONG_PROXY_LISTEN", "0.0.0.0:8000"),
+            ("KONG_NGINX_WORKER_PROCESSES", "2"),
+            ("KONG_PLUGINS", "bundled"),
+            ("KONG_ROUTER_FLAVOR", "expressions"),
+            ("PATH", "/bin"),
+        ];
+        let set = set.into_iter().map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(ignored_variables(set), ["KONG_NGINX_WORKER_PROCESSES", "KONG_ROUTER_FLAVOR"]);
     }
 }

@@ -1,19 +1,25 @@
 //! From a validated configuration to a snapshot, on the control runtime. What did not change since the last one is kept:
-//! upstreams with their live state, watches and resolvers, TLS settings with their pools.
+//! upstreams with their live state, watches and resolvers, TLS settings with their pools, services, plugin chains, and the
+//! router but for the changed routes. So the cost of a change goes with its size.
 
-use std::collections::BTreeMap;
+pub mod changes;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use changes::{gone, same, unchanged};
+use foldhash::fast::RandomState;
 
 use plinth_core::discovery::Discovery;
 use plinth_core::health::Prober;
-use plinth_kong::{Config, Service};
+use plinth_kong::{Config, Route, Service};
 use uuid::Uuid;
 
 use crate::client::{TlsSpec, TlsTarget};
 use crate::error::Error;
 use crate::plugins;
 use crate::router::Router;
-use crate::snapshot::{RouteEntry, ServiceEntry, Snapshot};
+use crate::snapshot::{RouteEntry, Routes, ServiceEntry, Snapshot};
 use crate::upstream::checks::Checker;
 use crate::upstream::resolve::{ResolveSettings, Resolver};
 use crate::upstream::{Definition, Upstream, millis};
@@ -39,6 +45,31 @@ pub struct Compiler {
     running: BTreeMap<String, Running>,
     tls: TlsTargets,
     generation: u64,
+    last: Last,
+}
+
+/// What the last snapshot was made from and of.
+#[derive(Debug, Default)]
+struct Last {
+    config: Arc<Config>,
+    compiled: Option<Arc<plugins::Compiled>>,
+    services: HashMap<Uuid, Arc<ServiceEntry>, RandomState>,
+    /// The place of each route in `routes`.
+    places: HashMap<Uuid, usize, RandomState>,
+    /// Places without a route.
+    free: Vec<usize>,
+    router: Router,
+    routes: Routes,
+    upstreams: Arc<BTreeMap<String, Arc<Upstream>>>,
+}
+
+/// Routes that are not as they were, each with its place.
+struct Moved {
+    removed: Vec<(usize, Arc<Route>)>,
+    added: Vec<(usize, Arc<Route>)>,
+    /// The place of each route of the configuration, in its order.
+    places: Vec<usize>,
+    free: Vec<usize>,
 }
 
 impl Compiler {
@@ -53,6 +84,7 @@ impl Compiler {
             running: BTreeMap::new(),
             tls: BTreeMap::new(),
             generation: 0,
+            last: Last::default(),
         }
     }
 
@@ -66,11 +98,11 @@ impl Compiler {
         Ok(Snapshot {
             generation: 0,
             hash: "0".repeat(32),
-            router: Router::new(&config)?,
+            router: Router::default(),
             config,
-            routes: Vec::new(),
+            routes: Routes::default(),
             unmatched: compiled.unmatched(),
-            upstreams: BTreeMap::new(),
+            upstreams: Arc::default(),
         })
     }
 
@@ -80,39 +112,150 @@ impl Compiler {
     /// # Errors
     /// What validation could not see: patterns, certificates, plugins that cannot be set up.
     pub async fn compile(&mut self, config: Arc<Config>, hash: String) -> Result<Arc<Snapshot>, Error> {
-        let router = Router::new(&config)?;
-        let compiled = self.plugins.compile(&config).map_err(Error::Plugins)?;
-        let tls = self.tls_targets(&config)?;
-        let wanted = definitions(&config)?;
-        self.tls = tls;
-        self.start_upstreams(wanted).await;
-        let mut services = BTreeMap::new();
-        for service in &config.services {
-            services.insert(service.id, Arc::new(self.service(&config, service)?));
+        let moved = self.moved(&config);
+        let router = self.router(&config, &moved)?;
+        let before = self.last.compiled.as_deref();
+        let compiled = Arc::new(self.plugins.recompile(&config, before).map_err(Error::Plugins)?);
+        let last = Arc::clone(&self.last.config);
+        let targets_same = same(&last.services, &config.services) && same(&last.upstreams, &config.upstreams);
+        let tls_same = same(&last.certificates, &config.certificates)
+            && same(&last.ca_certificates, &config.ca_certificates);
+        let wanted = if targets_same { None } else { Some(definitions(&config)?) };
+        if !targets_same || !tls_same {
+            self.tls = self.tls_targets(&config)?;
         }
-        let routes = config
-            .routes
-            .iter()
-            .enumerate()
-            .map(|(index, route)| RouteEntry {
-                route: route.clone(),
-                service: route.service.and_then(|id| services.get(&id).cloned()),
-                chain: compiled.chain(index),
-            })
-            .collect();
-        self.plugins.settle(&config);
+        // nothing fails from here on
+        if let Some(wanted) = wanted {
+            self.start_upstreams(wanted).await;
+            let upstreams = self.running.iter();
+            let upstreams =
+                upstreams.map(|(name, running)| (name.clone(), running.upstream.clone())).collect();
+            self.last.upstreams = Arc::new(upstreams);
+        }
+        if !targets_same || !tls_same {
+            self.last.services = self.services(&config);
+        }
+        let counts = |config: &Config| {
+            config
+                .plugins
+                .iter()
+                .any(|plugin| matches!(plugin.config, plinth_kong::PluginConfig::Prometheus(_)))
+        };
+        if counts(&last) || counts(&config) {
+            self.plugins.settle(&config);
+        }
+        self.place_routes(&config, &compiled, moved);
+        self.last.router = router;
+        self.last.config = Arc::clone(&config);
         self.generation += 1;
-        let upstreams =
-            self.running.iter().map(|(name, running)| (name.clone(), running.upstream.clone())).collect();
-        Ok(Arc::new(Snapshot {
+        let snapshot = Snapshot {
             generation: self.generation,
             hash,
             unmatched: compiled.unmatched(),
             config,
-            router,
-            routes,
-            upstreams,
-        }))
+            router: self.last.router.clone(),
+            routes: self.last.routes.clone(),
+            upstreams: Arc::clone(&self.last.upstreams),
+        };
+        self.last.compiled = Some(compiled);
+        Ok(Arc::new(snapshot))
+    }
+
+    /// Compares routes with those of the last configuration and gives new ones a place.
+    fn moved(&self, config: &Config) -> Moved {
+        let kept = unchanged(&self.last.config.routes, &config.routes);
+        let mut free = self.last.free.clone();
+        let place_of = |route: &Route| self.last.places.get(&route.id).copied();
+        let removed: Vec<(usize, Arc<Route>)> = gone(&self.last.config.routes, &kept)
+            .filter_map(|route| Some((place_of(route)?, Arc::clone(route))))
+            .collect();
+        let stay: std::collections::HashSet<Uuid> = config
+            .routes
+            .iter()
+            .zip(&kept)
+            .filter(|(_, kept)| kept.is_none())
+            .map(|(route, _)| route.id)
+            .collect();
+        free.extend(removed.iter().filter(|(_, route)| !stay.contains(&route.id)).map(|(place, _)| *place));
+        let mut next = self.last.places.len() + self.last.free.len();
+        let (mut added, mut places) = (Vec::new(), Vec::with_capacity(config.routes.len()));
+        for (route, kept) in config.routes.iter().zip(&kept) {
+            let place = place_of(route).unwrap_or_else(|| {
+                free.pop().unwrap_or_else(|| {
+                    next += 1;
+                    next - 1
+                })
+            });
+            if kept.is_none() {
+                added.push((place, Arc::clone(route)));
+            }
+            places.push(place);
+        }
+        Moved { removed, added, places, free }
+    }
+
+    /// The router: changed where routes changed, made anew when many did or a service was switched on or off.
+    fn router(&self, config: &Config, moved: &Moved) -> Result<Router, Error> {
+        let off = |config: &Config| -> std::collections::BTreeSet<Uuid> {
+            config.services.iter().filter(|service| !service.enabled).map(|service| service.id).collect()
+        };
+        let (off_now, off_before) = (off(config), off(&self.last.config));
+        let served = |route: &Route| {
+            route.is_http() && !route.service.is_some_and(|service| off_now.contains(&service))
+        };
+        let many = moved.removed.len() + moved.added.len() > 64 + config.routes.len() / 8;
+        if many || off_now != off_before {
+            let routes = config.routes.iter().zip(&moved.places);
+            let routes = routes.filter(|(route, _)| served(route)).map(|(route, place)| (*place, &**route));
+            return Ok(Router::of(routes)?);
+        }
+        let removed = moved.removed.iter().map(|(_, route)| &**route);
+        let added = moved.added.iter().map(|(place, route)| (*place, &**route));
+        Ok(self
+            .last
+            .router
+            .change(removed.filter(|route| served(route)), added.filter(|(_, route)| served(route)))?)
+    }
+
+    /// Makes entries of routes that are new, or whose service or plugins are.
+    fn place_routes(&mut self, config: &Config, compiled: &plugins::Compiled, moved: Moved) {
+        let last = &mut self.last;
+        for (place, route) in &moved.removed {
+            last.routes.set(*place, None);
+            last.places.remove(&route.id);
+        }
+        last.free = moved.free;
+        last.places.extend(moved.added.iter().map(|(place, route)| (route.id, *place)));
+        for (at, (route, place)) in config.routes.iter().zip(&moved.places).enumerate() {
+            let service = route.service.and_then(|id| last.services.get(&id));
+            let chain = compiled.chain_at(at);
+            let stays = last.routes.get(*place).is_some_and(|entry| {
+                Arc::ptr_eq(&entry.route, route)
+                    && entry.chain.is(chain)
+                    && match (&entry.service, service) {
+                        (None, None) => true,
+                        (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                        _ => false,
+                    }
+            });
+            if !stays {
+                let entry =
+                    RouteEntry { route: route.clone(), service: service.cloned(), chain: chain.clone() };
+                last.routes.set(*place, Some(Arc::new(entry)));
+            }
+        }
+    }
+
+    /// Entries of all services; one whose service, upstream and TLS settings are the same stays.
+    fn services(&self, config: &Config) -> HashMap<Uuid, Arc<ServiceEntry>, RandomState> {
+        let kong: HashMap<&str, &Arc<plinth_kong::Upstream>> =
+            config.upstreams.iter().map(|upstream| (upstream.name.as_str(), upstream)).collect();
+        let entry = |service: &Arc<Service>| {
+            let made = self.service(kong.get(service.host.as_str()).copied(), service);
+            let before = self.last.services.get(&service.id).filter(|before| before.is_as(&made));
+            (service.id, before.cloned().unwrap_or_else(|| Arc::new(made)))
+        };
+        config.services.iter().map(entry).collect()
     }
 
     /// Writes out what plugins still hold back (log lines). Blocks.
@@ -147,8 +290,7 @@ impl Compiler {
         self.running.retain(|name, _| wanted.contains_key(name));
     }
 
-    fn service(&self, config: &Config, service: &Arc<Service>) -> Result<ServiceEntry, Error> {
-        let kong = config.upstream(&service.host);
+    fn service(&self, kong: Option<&Arc<plinth_kong::Upstream>>, service: &Arc<Service>) -> ServiceEntry {
         let name =
             kong.map_or_else(|| format!("{}:{}", service.host, service.port), |kong| kong.name.clone());
         let upstream = match self.running.get(&name) {
@@ -156,7 +298,7 @@ impl Compiler {
             // a disabled service: its routes do not exist, so nobody asks for endpoints
             None => Arc::new(Upstream::new(Definition::host(&service.host, service.port), None)),
         };
-        Ok(ServiceEntry {
+        ServiceEntry {
             tls: self.tls.get(&service.id).map(|(_, target)| target.clone()),
             http2: service.protocol.is_grpc(),
             path: service.path.clone().unwrap_or_default(),
@@ -167,7 +309,7 @@ impl Compiler {
             read_timeout: millis(service.read_timeout),
             service: service.clone(),
             upstream,
-        })
+        }
     }
 
     /// TLS settings of all services that speak it; unchanged ones keep their identity and with it their connections.
@@ -197,8 +339,10 @@ fn definitions(config: &Config) -> Result<BTreeMap<String, Definition>, Error> {
             .map_err(|source| Error::Upstream { upstream: upstream.name.clone(), source })?;
         wanted.insert(upstream.name.clone(), definition);
     }
+    let kong: std::collections::HashSet<&str> =
+        config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
     for service in config.services.iter().filter(|service| service.enabled) {
-        if config.upstream(&service.host).is_none() {
+        if !kong.contains(service.host.as_str()) {
             let definition = Definition::host(&service.host, service.port);
             wanted.insert(definition.name.clone(), definition);
         }

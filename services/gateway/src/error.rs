@@ -90,6 +90,12 @@ pub enum Error {
         /// Why.
         source: crate::client::TlsSettingsError,
     },
+    /// config-service cannot be read or written.
+    #[error("the configuration in config-service")]
+    Store(#[from] plinth_core::Error),
+    /// What config-service holds is not a configuration.
+    #[error("the configuration in config-service cannot be used: {0}")]
+    StoredConfig(String),
     /// The signal handler could not be installed.
     #[error("cannot listen for signals")]
     Signal(#[source] std::io::Error),

@@ -24,6 +24,7 @@ pub mod router;
 pub mod serve;
 pub mod settings;
 pub mod snapshot;
+pub mod store;
 pub mod tick;
 pub mod trace;
 pub mod trusted;

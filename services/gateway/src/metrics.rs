@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{CounterVec, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 /// A number only one thread changes.
 #[derive(Debug, Default)]
@@ -88,6 +88,8 @@ pub struct Metrics {
     pool_idle: IntGauge,
     /// Generation of the running configuration.
     pub generation: IntGauge,
+    /// How long applying it took, from the text to the workers.
+    pub apply_seconds: Gauge,
     /// When it was applied, seconds since 1970.
     pub applied_at: IntGauge,
     /// 0 while the last configuration offered was refused.
@@ -126,6 +128,10 @@ impl Metrics {
             generation: IntGauge::new(
                 "gateway_config_generation",
                 "generation of the running configuration",
+            )?,
+            apply_seconds: Gauge::new(
+                "gateway_config_apply_seconds",
+                "how long applying the running configuration took, from its text to the workers",
             )?,
             applied_at: IntGauge::new(
                 "gateway_config_applied_timestamp_seconds",
@@ -177,7 +183,7 @@ impl Metrics {
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 13] {
+    fn parts(&self) -> [&dyn Collector; 14] {
         [
             &self.accepted,
             &self.connections,
@@ -188,6 +194,7 @@ impl Metrics {
             &self.busy,
             &self.pool_idle,
             &self.generation,
+            &self.apply_seconds,
             &self.applied_at,
             &self.last_reload_ok,
             &self.reloads,

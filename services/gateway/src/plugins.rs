@@ -5,6 +5,7 @@
 
 mod access_log;
 mod acl;
+mod assemble;
 mod auth;
 mod basic_auth;
 mod body;
@@ -40,9 +41,13 @@ use std::sync::Arc;
 use plinth_kong::{Config, Plugin, PluginConfig, Route};
 use uuid::Uuid;
 
-pub use chain::{BodySource, Chain, Compiled};
-use chain::{Instance, Step};
+pub use assemble::Compiled;
+pub(crate) use assemble::specificity;
+pub use chain::{BodySource, Chain};
 pub use size_limiting::refusal as too_long;
+
+use crate::compile::changes::{same, unchanged};
+use chain::Instance;
 
 /// What plugins need from the process.
 #[derive(Clone, Debug)]
@@ -161,24 +166,50 @@ impl Runtime {
     /// # Errors
     /// Everything that cannot work, by name: keys that are not keys, Redis addresses that are none.
     pub fn compile(&self, config: &Config) -> Result<Compiled, Vec<String>> {
+        self.recompile(&Arc::new(config.clone()), None)
+    }
+
+    /// Compiles the chains of a configuration; plugins and chains that are as they were in `before` are taken from there.
+    ///
+    /// # Errors
+    /// As [`Self::compile`].
+    pub fn recompile(
+        &self,
+        config: &Arc<Config>,
+        before: Option<&Compiled>,
+    ) -> Result<Compiled, Vec<String>> {
+        // Plugins hold what they know of consumers: with other consumers all are made anew.
+        let before = before.filter(|before| same_people(&before.config, config));
+        let kept = before.map_or_else(
+            || vec![None; config.plugins.len()],
+            |before| unchanged(&before.config.plugins, &config.plugins),
+        );
         let mut faults = Vec::new();
-        let directory = auth::Directory::new(config, &mut faults);
-        let mut built = Vec::new();
+        let directory = (before.is_none() || kept.iter().any(Option::is_none))
+            .then(|| auth::Directory::new(config, &mut faults));
         // `protocols` only tells HTTP from streams: [https] does not stop a plugin on a plain request.
-        let runs = |plugin: &&Plugin| {
-            plugin.enabled && plugin.protocols.iter().any(|protocol| !protocol.is_stream())
-        };
-        for plugin in config.plugins.iter().filter(runs) {
-            match self.instance(plugin, &directory) {
-                Ok(instance) => built.push(Built { plugin, instance }),
-                Err(why) => faults.push(format!("plugin '{}' ({}): {why}", plugin.name, plugin.id)),
-            }
+        let runs =
+            |plugin: &Plugin| plugin.enabled && plugin.protocols.iter().any(|protocol| !protocol.is_stream());
+        let mut built = Vec::with_capacity(config.plugins.len());
+        for (plugin, kept) in config.plugins.iter().zip(&kept) {
+            let instance = match (kept.zip(before), &directory) {
+                (Some((at, before)), _) => before.built.get(at).and_then(|built| built.instance.clone()),
+                (None, Some(directory)) if runs(plugin) => match self.instance(plugin, directory) {
+                    Ok(instance) => Some(instance),
+                    Err(why) => {
+                        faults.push(format!("plugin '{}' ({}): {why}", plugin.name, plugin.id));
+                        None
+                    }
+                },
+                (None, _) => None,
+            };
+            built.push(Built { plugin: Arc::clone(plugin), instance });
         }
         if !faults.is_empty() {
             return Err(faults);
         }
-        let routes = config.routes.iter().map(|route| self.chain(config, &built, Some(route))).collect();
-        Ok(Compiled { routes, unmatched: self.chain(config, &built, None) })
+        let before = before.map(|before| (before, kept.as_slice()));
+        Ok(assemble::assemble(config, built, before, self.access_log.as_ref()))
     }
 
     /// Forgets what belonged to configurations before this one, which is about to run.
@@ -277,92 +308,31 @@ impl Runtime {
             )?),
         }))
     }
-
-    /// The chain of one route, or of requests without one.
-    fn chain(&self, config: &Config, built: &[Built<'_>], route: Option<&Route>) -> Chain {
-        let service = route.and_then(|route| route.service);
-        let place = Place { route: route.map(|route| route.id), service };
-        let mut names: Vec<&str> = Vec::new();
-        for candidate in built.iter().filter(|candidate| place.admits(candidate.plugin)) {
-            if !names.contains(&candidate.plugin.name.as_str()) {
-                names.push(&candidate.plugin.name);
-            }
-        }
-        let at = Labels::new(config, route);
-        let mut steps: Vec<Step> = names.into_iter().map(|name| place.step(built, name, &at)).collect();
-        steps.sort_by_key(|step| std::cmp::Reverse(step.priority));
-        steps.extend(self.access_log.iter().map(|log| Step {
-            priority: i32::MIN,
-            default: Some(Arc::clone(log)),
-            by_consumer: std::collections::HashMap::default(),
-        }));
-        Chain::new(steps)
-    }
 }
 
-/// One configured plugin and what it was compiled to.
-struct Built<'c> {
-    plugin: &'c Plugin,
-    instance: Arc<Instance>,
+/// One configured plugin and what it was compiled to; nothing when it does not run.
+#[derive(Clone, Debug)]
+pub(in crate::plugins) struct Built {
+    plugin: Arc<Plugin>,
+    instance: Option<Arc<Instance>>,
+}
+
+/// The same consumers and credentials.
+fn same_people(before: &Config, now: &Config) -> bool {
+    before.transform == now.transform
+        && same(&before.consumers, &now.consumers)
+        && same(&before.jwt_secrets, &now.jwt_secrets)
+        && same(&before.keyauth_credentials, &now.keyauth_credentials)
+        && same(&before.basicauth_credentials, &now.basicauth_credentials)
+        && same(&before.hmacauth_credentials, &now.hmacauth_credentials)
+        && same(&before.acls, &now.acls)
+        && same(&before.oauth2_credentials, &now.oauth2_credentials)
 }
 
 /// Where a chain runs, as logs and metrics name it.
 pub(in crate::plugins) struct Labels<'c> {
     pub route: Option<&'c Route>,
     pub service: Option<&'c plinth_kong::Service>,
-}
-
-impl<'c> Labels<'c> {
-    fn new(config: &'c Config, route: Option<&'c Route>) -> Labels<'c> {
-        let service = route.and_then(|route| route.service).and_then(|id| config.service(id));
-        Labels { route, service: service.map(AsRef::as_ref) }
-    }
-}
-
-/// The route and service a chain belongs to.
-struct Place {
-    route: Option<Uuid>,
-    service: Option<Uuid>,
-}
-
-impl Place {
-    fn admits(&self, plugin: &Plugin) -> bool {
-        let fits = |scope: Option<Uuid>, own: Option<Uuid>| scope.is_none() || scope == own;
-        fits(plugin.route, self.route) && fits(plugin.service, self.service)
-    }
-
-    /// Kong's precedence: route+service+consumer, route+consumer, service+consumer, route+service, consumer, route, service, global.
-    fn specificity(plugin: &Plugin) -> u8 {
-        match (plugin.route.is_some(), plugin.service.is_some(), plugin.consumer.is_some()) {
-            (true, true, true) => 7,
-            (true, false, true) => 6,
-            (false, true, true) => 5,
-            (true, true, false) => 4,
-            (false, false, true) => 3,
-            (true, false, false) => 2,
-            (false, true, false) => 1,
-            (false, false, false) => 0,
-        }
-    }
-
-    /// The one configuration of a plugin that runs here, for each consumer that has one of its own and for all others.
-    fn step(&self, built: &[Built<'_>], name: &str, at: &Labels<'_>) -> Step {
-        let here = || built.iter().filter(|one| one.plugin.name == name && self.admits(one.plugin));
-        let best = |consumer: Option<Uuid>| {
-            here()
-                .filter(|one| one.plugin.consumer.is_none() || one.plugin.consumer == consumer)
-                .max_by_key(|one| Place::specificity(one.plugin))
-        };
-        let bind = |one: &Built<'_>| one.instance.bind(at);
-        let consumers: std::collections::HashSet<Uuid> =
-            here().filter_map(|one| one.plugin.consumer).collect();
-        let by_consumer = consumers.into_iter().filter_map(|id| Some((id, bind(best(Some(id))?)))).collect();
-        Step {
-            priority: here().map(|one| one.plugin.config.priority()).max().unwrap_or_default(),
-            default: best(None).map(bind),
-            by_consumer,
-        }
-    }
 }
 
 #[cfg(test)]

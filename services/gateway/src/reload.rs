@@ -3,20 +3,24 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::digest;
 use parking_lot::Mutex;
-use plinth_kong::{Config, Format, Loaded};
+use plinth_kong::{Config, Format, Loaded, Reloader, Secrets};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::certificates::Certificates;
 use crate::compile::Compiler;
+use crate::compile::changes::same;
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::router::Router;
 use crate::settings::ConfigSource;
 use crate::snapshot::Snapshot;
+use crate::store::{Store, Stored, read_head};
 use crate::worker::Workers;
 
 /// What became of the last configuration offered.
@@ -42,7 +46,7 @@ pub enum Applied {
 /// Applies configurations, one at a time.
 #[derive(Debug)]
 pub struct Configurator {
-    compiler: tokio::sync::Mutex<Compiler>,
+    line: tokio::sync::Mutex<Line>,
     workers: Arc<Workers>,
     certificates: Option<Arc<Certificates>>,
     metrics: Metrics,
@@ -50,25 +54,51 @@ pub struct Configurator {
     /// What the file looked like just before it was last read.
     seen: Mutex<Option<Stamp>>,
     applied: tokio::sync::watch::Sender<u64>,
+    /// Former snapshots, until no worker and no request has them any more: they are freed here, not on a worker.
+    retired: Mutex<Vec<Arc<Snapshot>>>,
+    /// config-service, when the configuration is there.
+    store: Option<Store>,
+    /// Revision of its key that runs here.
+    stored: AtomicU64,
+    /// One at a time, so that an older one never follows a newer one.
+    taking: tokio::sync::Mutex<()>,
 }
+
+/// What makes snapshots of texts, one after the other.
+#[derive(Debug)]
+struct Line {
+    reloader: Reloader,
+    compiler: Compiler,
+}
+
+/// Between two tries to read a configuration from config-service.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+/// Warnings of one configuration that are logged one by one.
+const WARNINGS: usize = 20;
 
 impl Configurator {
     /// Nothing applied yet.
     #[must_use]
     pub fn new(
+        secrets: Secrets,
+        store: Option<Store>,
         compiler: Compiler,
         workers: Arc<Workers>,
         certificates: Option<Arc<Certificates>>,
         metrics: Metrics,
     ) -> Self {
         Self {
-            compiler: tokio::sync::Mutex::new(compiler),
+            line: tokio::sync::Mutex::new(Line { reloader: Reloader::new(secrets), compiler }),
             workers,
             certificates,
             metrics,
             status: Mutex::default(),
             seen: Mutex::default(),
             applied: tokio::sync::watch::Sender::new(0),
+            retired: Mutex::default(),
+            store,
+            stored: AtomicU64::new(0),
+            taking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -118,6 +148,126 @@ impl Configurator {
         outcome
     }
 
+    /// Offers a text of the Admin API. With config-service it is written there first: when that fails nothing changes, and
+    /// when it succeeds every gateway follows.
+    ///
+    /// # Errors
+    /// As [`Self::offer`], and what config-service says.
+    pub async fn post(&self, text: &str, format: Format, unless_same: bool) -> Result<Applied, Error> {
+        const ORIGIN: &str = "Admin API";
+        let Some(store) = &self.store else { return self.offer(text, format, ORIGIN, unless_same).await };
+        if unless_same && self.current().hash == hash(text) {
+            return Ok(Applied::Same);
+        }
+        self.check(text, format, ORIGIN).await?;
+        let stored = store.publish(text, format).await?;
+        self.take(store, stored).await
+    }
+
+    /// Whether a text could be applied, as far as that can be told without doing it.
+    async fn check(&self, text: &str, format: Format, origin: &str) -> Result<(), Error> {
+        let mut line = self.line.lock().await;
+        let Loaded { config, .. } = line
+            .reloader
+            .load(text, format)
+            .map_err(|faults| Error::Config { origin: origin.to_owned(), faults })?;
+        if let Some(certificates) = &self.certificates {
+            certificates.names(&config)?;
+        }
+        Router::new(&config)?;
+        Ok(())
+    }
+
+    /// Applies what config-service holds, unless something newer from there runs.
+    async fn take(&self, store: &Store, stored: Stored) -> Result<Applied, Error> {
+        let _turn = self.taking.lock().await;
+        if stored.item <= self.stored.load(Ordering::Acquire) {
+            // it came by the watch already, or something newer did
+            return Ok(Applied::New(self.current()));
+        }
+        let applied = self.offer(&stored.text, stored.head.format(), &store.origin(), false).await?;
+        self.stored.fetch_max(stored.item, Ordering::AcqRel);
+        store.keep(&stored).await;
+        Ok(applied)
+    }
+
+    /// The first configuration from config-service, or the copy of the last one when it is away.
+    async fn load_stored(&self, store: &Store) -> Result<(), Error> {
+        let reached = match store.head().await {
+            Ok(None) => {
+                tracing::warn!(
+                    origin = store.origin(),
+                    "there is no configuration yet; POST one to the Admin API"
+                );
+                return Ok(());
+            }
+            Ok(Some((item, head))) => store.text(&head).await.map(|text| Stored { item, head, text }),
+            Err(error) => Err(error),
+        };
+        match reached {
+            Ok(stored) => self.take(store, stored).await.map(drop),
+            Err(error) => {
+                tracing::warn!(
+                    origin = store.origin(),
+                    error = plinth_kit::problem::chain(&error),
+                    "starting from the copy of the configuration that ran last, if there is one"
+                );
+                let Some(stored) = store.kept().await? else {
+                    self.refused(&store.origin(), &error);
+                    return Ok(());
+                };
+                let origin = format!("{} (copy)", store.origin());
+                self.offer(&stored.text, stored.head.format(), &origin, false).await?;
+                self.stored.fetch_max(stored.item, Ordering::AcqRel);
+                Ok(())
+            }
+        }
+    }
+
+    /// Follows config-service until told to stop. What cannot be had whole is tried again until something newer comes.
+    async fn follow_stored(&self, store: &Store, mut hangup: Signal, stop: CancellationToken) {
+        let mut states = store.watch();
+        let mut again = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = states.changed() => if changed.is_err() { return },
+                _ = hangup.recv() => {}
+                () = tokio::time::sleep(STORE_RETRY), if again => {}
+            }
+            let item = states.borrow_and_update().as_ref().and_then(|known| known.item.clone());
+            let Some(item) = item.filter(|item| item.revision > self.stored.load(Ordering::Acquire)) else {
+                again = false;
+                continue;
+            };
+            let outcome = match read_head(&item) {
+                Ok((item, head)) => match store.text(&head).await {
+                    Ok(text) => self.take(store, Stored { item, head, text }).await.map(drop),
+                    Err(error) => {
+                        self.refused(&store.origin(), &error);
+                        Err(error)
+                    }
+                },
+                Err(error) => {
+                    self.refused(&store.origin(), &error);
+                    Err(error)
+                }
+            };
+            // a text that was refused is refused again: only what could not be read is worth another try
+            again = matches!(outcome, Err(Error::Store(_) | Error::StoredConfig(_)));
+        }
+    }
+
+    /// Notes why a configuration does not run.
+    fn refused(&self, origin: &str, error: &Error) {
+        let error = plinth_kit::problem::chain(error);
+        self.metrics.last_reload_ok.set(0);
+        self.metrics.reloads.with_label_values(&["refused"]).inc();
+        tracing::error!(origin, error, "configuration refused; the running one stays");
+        *self.status.lock() =
+            Status { last_error: Some(error), origin: origin.to_owned(), at: Some(SystemTime::now()) };
+    }
+
     async fn apply(
         &self,
         text: &str,
@@ -126,18 +276,33 @@ impl Configurator {
         hash: String,
         unless_same: bool,
     ) -> Result<Applied, Error> {
-        let mut compiler = self.compiler.lock().await;
-        if unless_same && self.current().hash == hash {
+        let began = Instant::now();
+        let mut line = self.line.lock().await;
+        let Line { reloader, compiler } = &mut *line;
+        let before = self.current();
+        if unless_same && before.hash == hash {
             return Ok(Applied::Same);
         }
-        let Loaded { config, warnings, .. } = plinth_kong::load(text, format)
+        let Loaded { config, warnings, .. } = reloader
+            .load(text, format)
             .map_err(|faults| Error::Config { origin: origin.to_owned(), faults })?;
-        for warning in &warnings {
+        for warning in warnings.iter().take(WARNINGS) {
             tracing::warn!(origin, "{warning}");
         }
+        if warnings.len() > WARNINGS {
+            tracing::warn!(
+                origin,
+                "{} more warnings; `plinth gateway check` shows them",
+                warnings.len() - WARNINGS
+            );
+        }
+        let loaded = began.elapsed();
+        let certificates_same = before.generation > 0
+            && same(&before.config.certificates, &config.certificates)
+            && same(&before.config.snis, &config.snis);
         let names = match &self.certificates {
-            Some(certificates) => Some(certificates.names(&config)?),
-            None => None,
+            Some(certificates) if !certificates_same => Some(certificates.names(&config)?),
+            _ => None,
         };
         let config: Arc<Config> = Arc::new(config);
         let snapshot = compiler.compile(config, hash).await?;
@@ -145,6 +310,9 @@ impl Configurator {
             certificates.publish(names);
         }
         self.workers.publish(snapshot.clone());
+        self.retired.lock().push(before);
+        let took = began.elapsed();
+        self.metrics.apply_seconds.set(took.as_secs_f64());
         self.applied.send_replace(snapshot.generation);
         self.metrics.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -152,8 +320,10 @@ impl Configurator {
         tracing::info!(
             origin,
             generation = snapshot.generation,
-            routes = snapshot.routes.len(),
+            routes = snapshot.config.routes.len(),
             hash = snapshot.hash,
+            loaded_us = u64::try_from(loaded.as_micros()).unwrap_or(u64::MAX),
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             "configuration applied"
         );
         Ok(Applied::New(snapshot))
@@ -166,6 +336,10 @@ impl Configurator {
     pub async fn load(&self, source: &ConfigSource, unless_same: bool) -> Result<(), Error> {
         match source {
             ConfigSource::None => Ok(()),
+            ConfigSource::Store(_) => match &self.store {
+                Some(store) => self.load_stored(store).await,
+                None => Ok(()),
+            },
             ConfigSource::Text(text) => {
                 self.offer(text, Format::Yaml, "KONG_DECLARATIVE_CONFIG_STRING", unless_same).await.map(drop)
             }
@@ -196,6 +370,9 @@ impl Configurator {
         mut hangup: Signal,
         stop: CancellationToken,
     ) {
+        if let (ConfigSource::Store(_), Some(store)) = (&source, &self.store) {
+            return self.follow_stored(store, hangup, stop).await;
+        }
         let mut look = tokio::time::interval(poll.max(Duration::from_millis(10)));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -216,7 +393,7 @@ impl Configurator {
 
     /// Writes out what plugins still hold back. Blocks: not for worker or runtime threads.
     pub fn flush(&self) {
-        self.compiler.blocking_lock().flush();
+        self.line.blocking_lock().compiler.flush();
     }
 
     /// Opens log files anew on every SIGUSR1, until told to stop.
@@ -224,7 +401,7 @@ impl Configurator {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = rotated.recv() => self.compiler.lock().await.reopen(),
+                _ = rotated.recv() => self.line.lock().await.compiler.reopen(),
             }
         }
     }
@@ -239,7 +416,8 @@ impl Configurator {
                 _ = look.tick() => {}
             }
             self.metrics.endpoints.reset();
-            for (name, upstream) in &self.current().upstreams {
+            self.retired.lock().retain(|snapshot| Arc::strong_count(snapshot) > 1);
+            for (name, upstream) in self.current().upstreams.iter() {
                 upstream.sweep(std::time::Instant::now());
                 let endpoints = upstream.endpoints();
                 let set = endpoints.balancer.set();

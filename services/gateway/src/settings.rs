@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderName;
+use plinth_core::consul::Address;
 use plinth_kit::settings::Reader;
 
 use crate::certificates::ClientAuth;
@@ -11,12 +12,13 @@ use crate::client::PoolSettings;
 use crate::listen::{Listen, Listens};
 use crate::offload::OffloadSettings;
 use crate::plugins::{self, TracingSettings};
+use crate::store::StoreSettings;
 use crate::trusted::{Network, Trust};
 use crate::upstream::resolve::ResolveSettings;
 use crate::worker::DataPlane;
 
 /// Where the configuration comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ConfigSource {
     /// Nothing until somebody posts one to the Admin API.
     None,
@@ -24,6 +26,8 @@ pub enum ConfigSource {
     File(PathBuf),
     /// The text itself (`KONG_DECLARATIVE_CONFIG_STRING`).
     Text(String),
+    /// config-service, watched and written.
+    Store(Box<StoreSettings>),
 }
 
 /// Settings of the gateway.
@@ -124,11 +128,41 @@ fn read_source(reader: &mut Reader) -> ConfigSource {
         reader.opt("config", "Kong declarative configuration (YAML, or JSON by its name)");
     let text =
         reader.env("KONG_DECLARATIVE_CONFIG_STRING").filter(|text| !text.is_empty()).map(str::to_owned);
-    match (file, text) {
-        (Some(file), _) => ConfigSource::File(file),
-        (None, Some(text)) => ConfigSource::Text(text),
-        (None, None) => ConfigSource::None,
+    let store = read_store(reader);
+    if store.is_some() && (file.is_some() || text.is_some()) {
+        reader.fault(
+            "config_service.url",
+            "cannot be combined with a configuration file or text: one of them has to be the truth",
+        );
     }
+    match (store, file, text) {
+        (Some(store), ..) => ConfigSource::Store(Box::new(store)),
+        (None, Some(file), _) => ConfigSource::File(file),
+        (None, None, Some(text)) => ConfigSource::Text(text),
+        (None, None, None) => ConfigSource::None,
+    }
+}
+
+/// The configuration in config-service, so that several gateways have the same.
+fn read_store(reader: &mut Reader) -> Option<StoreSettings> {
+    let address: Option<Address> = reader.opt(
+        "config_service.url",
+        "config-service that holds the configuration, for several gateways with the same one: http://host:8520",
+    );
+    let namespace = reader.get("config_service.namespace", "namespace of its key there", "plinth".to_owned());
+    let environment =
+        reader.get("config_service.environment", "environment of its key there", "default".to_owned());
+    let key = reader.get("config_service.key", "the key; its chunks are below it", "gateway/kong".to_owned());
+    let token = reader.secret(
+        "config_service.token",
+        "bearer token with config:read and, for POST /config, config:write on the namespace",
+    );
+    let ca_cert = reader.opt("config_service.ca_cert", "authorities of its certificate, PEM");
+    let last_good = reader.opt(
+        "config_service.last_good",
+        "file for a copy of the configuration applied last, to start from when config-service is away",
+    );
+    address.map(|address| StoreSettings { address, namespace, environment, key, token, ca_cert, last_good })
 }
 
 fn read_proxy(reader: &mut Reader) -> (Vec<Listen>, Option<PathBuf>, Option<PathBuf>) {

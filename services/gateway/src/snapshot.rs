@@ -21,14 +21,47 @@ pub struct Snapshot {
     pub hash: String,
     /// The configuration itself, normalised: what the Admin API shows.
     pub config: Arc<plinth_kong::Config>,
-    /// Finds the route of a request; answers with an index into `routes`.
+    /// Finds the route of a request; answers with its place in `routes`.
     pub router: Router,
-    /// Routes in the configuration's order; the router's and plugins' index.
-    pub routes: Vec<RouteEntry>,
+    /// Routes by place, which a route keeps as long as it is configured.
+    pub routes: Routes,
     /// The chain of the global plugins, for requests without a route: its response phases run on the 404.
     pub unmatched: Chain,
     /// Upstreams in use, by name: Kong upstreams, and one for each other host a service names.
-    pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub upstreams: Arc<BTreeMap<String, Arc<Upstream>>>,
+}
+
+/// Routes by place. A new generation shares the entries that did not change.
+#[derive(Clone, Debug, Default)]
+pub struct Routes(Vec<Option<Arc<RouteEntry>>>);
+
+impl Routes {
+    /// The route at a place.
+    #[must_use]
+    pub fn get(&self, place: usize) -> Option<&RouteEntry> {
+        self.0.get(place)?.as_deref()
+    }
+
+    /// The same, to be shared.
+    #[must_use]
+    pub fn shared(&self, place: usize) -> Option<&Arc<RouteEntry>> {
+        self.0.get(place)?.as_ref()
+    }
+
+    /// Puts a route at a place, or takes it away.
+    pub fn set(&mut self, place: usize, entry: Option<Arc<RouteEntry>>) {
+        if place >= self.0.len() {
+            self.0.resize(place + 1, None);
+        }
+        if let Some(slot) = self.0.get_mut(place) {
+            *slot = entry;
+        }
+    }
+
+    /// All routes, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &RouteEntry> {
+        self.0.iter().filter_map(Option::as_deref)
+    }
 }
 
 /// A route with what is pre-computed for it.
@@ -65,4 +98,19 @@ pub struct ServiceEntry {
     pub read_timeout: Duration,
     /// Where it is.
     pub upstream: Arc<Upstream>,
+}
+
+impl ServiceEntry {
+    /// Both stand for the same service at the same place: one can go on in the other's stead.
+    #[must_use]
+    pub fn is_as(&self, other: &Self) -> bool {
+        let tls = match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        tls && Arc::ptr_eq(&self.service, &other.service)
+            && Arc::ptr_eq(&self.upstream, &other.upstream)
+            && self.host_header == other.host_header
+    }
 }

@@ -9,6 +9,8 @@ use plinth_kit::problem::Problem;
 use plinth_kong::Format;
 use serde_json::{Value, json};
 
+use super::entities::KINDS;
+use super::flatten::flattened;
 use super::{Message, Parameters, State};
 use crate::error::Error;
 use crate::reload::Applied;
@@ -33,21 +35,26 @@ pub async fn show(Extract(state): Extract<State>) -> Response {
 
 /// Replace the whole configuration
 ///
-/// It runs as a whole or not at all. With a configuration file the next change of the file replaces it again.
+/// It runs as a whole or not at all. With a configuration file the next change of the file replaces it again; with
+/// config-service it is written there, so that all gateways follow.
 #[utoipa::path(
     post, path = "/config", tag = "configuration",
-    params(("check_hash" = Option<String>, Query, description = "`1`: answer 304 when this text runs already")),
+    params(
+        ("check_hash" = Option<String>, Query, description = "`1`: answer 304 when this text runs already"),
+        ("flatten_errors" = Option<String>, Query, description = "`1`: a refusal lists faults by entity, in `flattened_errors`"),
+    ),
     request_body(
-        description = "A Kong declarative configuration: YAML, JSON, or JSON with the text in `config`",
+        description = "A Kong declarative configuration: YAML, JSON, JSON or a form with the text in `config`",
         content((String = "text/yaml"), (Value = "application/json")),
     ),
     responses(
-        (status = 201, description = "It runs; the document with all defaults", body = Value),
+        (status = 201, description = "It runs; all entities, by collection and id", body = Value),
         (status = 304, description = "It ran already"),
         (status = 400, description = "Refused; all faults in `fields`. The running configuration stays", body = Value),
         (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "Larger than the setting `config_limit`"),
+        (status = 503, description = "config-service cannot be reached; nothing has changed", body = Message),
     ),
 )]
 pub async fn replace(
@@ -59,51 +66,100 @@ pub async fn replace(
     let Some((text, format)) = document_of(&headers, &body) else {
         return Message::answer(StatusCode::BAD_REQUEST, "expected a declarative configuration");
     };
+    let truthy = |flag: &String| ["1", "true", "on", "yes"].contains(&flag.to_lowercase().as_str());
     let unless_same = query.get("check_hash").is_some_and(|flag| flag == "1" || flag == "true");
-    match state.0.configurator.offer(&text, format, "Admin API", unless_same).await {
+    let flatten = query.get("flatten_errors").is_some_and(truthy);
+    match state.0.configurator.post(&text, format, unless_same).await {
         Ok(Applied::Same) => StatusCode::NOT_MODIFIED.into_response(),
-        Ok(Applied::New(snapshot)) => match snapshot.config.to_document() {
-            Ok(document) => (StatusCode::CREATED, Json(document)).into_response(),
-            Err(error) => internal(&error),
-        },
+        Ok(Applied::New(snapshot)) => (StatusCode::CREATED, Json(entities(&snapshot.config))).into_response(),
         Err(Error::Config { faults, .. }) => {
-            let fields = faults.fields();
-            let body = json!({
-                "code": 14,
-                "name": "invalid declarative configuration",
-                "message": format!("declarative config is invalid: {fields}"),
-                "fields": fields,
-            });
+            let mut body = refused(&faults);
+            if flatten {
+                body["flattened_errors"] = flattened(&text, format, &faults);
+            }
             (StatusCode::BAD_REQUEST, Json(body)).into_response()
+        }
+        Err(error @ (Error::Store(_) | Error::StoredConfig(_))) => {
+            Message::answer(StatusCode::SERVICE_UNAVAILABLE, plinth_kit::problem::chain(&error))
         }
         Err(error) => {
             let body = json!({
                 "code": 14,
                 "name": "invalid declarative configuration",
-                "message": plinth_kit::problem::chain(&error),
+                "message": format!("declarative config is invalid: {}", plinth_kit::problem::chain(&error)),
             });
             (StatusCode::BAD_REQUEST, Json(body)).into_response()
         }
     }
 }
 
-/// The document in a body: JSON, YAML, or JSON with the text in `config`.
+/// Every entity, by collection and id.
+fn entities(config: &plinth_kong::Config) -> Value {
+    let mut all = serde_json::Map::new();
+    for kind in KINDS {
+        let entities = kind.all(config).into_iter();
+        let by_id: serde_json::Map<String, Value> =
+            entities.filter_map(|entity| Some((entity["id"].as_str()?.to_owned(), entity))).collect();
+        if !by_id.is_empty() {
+            all.insert(kind.name.to_owned(), Value::Object(by_id));
+        }
+    }
+    Value::Object(all)
+}
+
+fn refused(faults: &plinth_kong::Faults) -> Value {
+    // a fault of the text as a whole is Kong's `error`
+    let fields = match faults.list() {
+        [only] if only.path.is_empty() => {
+            json!({"error": format!("failed parsing declarative configuration: {}", only.message)})
+        }
+        _ => faults.fields(),
+    };
+    json!({
+        "code": 14,
+        "name": "invalid declarative configuration",
+        "message": format!("declarative config is invalid: {fields}"),
+        "fields": fields,
+    })
+}
+
+/// The document in a body: JSON, YAML, or either of them in `config` of JSON or a form.
 fn document_of(headers: &HeaderMap, body: &Bytes) -> Option<(String, Format)> {
     let text = std::str::from_utf8(body).ok().filter(|text| !text.trim().is_empty())?;
-    let json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .is_some_and(|kind| kind.starts_with("application/json"));
-    if !json {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if let Some((_, boundary)) =
+        kind.split_once("boundary=").filter(|_| kind.starts_with("multipart/form-data"))
+    {
+        return part(text, boundary.trim_matches('"')).map(|text| (text.to_owned(), Format::Yaml));
+    }
+    if kind.starts_with("application/x-www-form-urlencoded")
+        && let Some((_, config)) = super::pairs(text).find(|(name, _)| name == "config")
+    {
+        return Some((config, Format::Yaml));
+    }
+    if !kind.starts_with("application/json") {
         return Some((text.to_owned(), Format::Yaml));
     }
     match serde_json::from_str::<Value>(text) {
         Ok(value) => match value.get("config") {
-            Some(Value::String(inner)) => Some((inner.clone(), Format::Yaml)),
+            Some(Value::String(inner)) if value.get("_format_version").is_none() => {
+                (!inner.trim().is_empty()).then(|| (inner.clone(), Format::Yaml))
+            }
+            _ if value.as_object().is_some_and(serde_json::Map::is_empty) => None,
             _ => Some((text.to_owned(), Format::Json)),
         },
         Err(_) => Some((text.to_owned(), Format::Json)),
     }
+}
+
+/// The field `config` of a form with parts (`curl -F config=@kong.yml`).
+fn part<'t>(text: &'t str, boundary: &str) -> Option<&'t str> {
+    let mark = format!("--{boundary}");
+    text.split(mark.as_str()).find_map(|part| {
+        let (head, body) = part.split_once("\r\n\r\n")?;
+        let named = head.to_ascii_lowercase().contains("name=\"config\"");
+        named.then(|| body.strip_suffix("\r\n").unwrap_or(body))
+    })
 }
 
 fn internal(error: &serde_json::Error) -> Response {

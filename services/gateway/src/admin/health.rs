@@ -1,14 +1,17 @@
 //! `/upstreams/X/health`: targets and how they are.
 
+use std::net::IpAddr;
+
 use axum::Json;
 use axum::extract::State as Extract;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use plinth_core::balance::Endpoint;
 use plinth_kit::problem::Problem;
 use serde_json::{Value, json};
 
 use super::{Message, Named, Parameters, State, not_found};
-use crate::upstream::{Endpoints, Upstream};
+use crate::upstream::{Endpoints, SetHealthError, Upstream};
 
 /// Health of an upstream's targets
 ///
@@ -87,4 +90,56 @@ fn target(upstream: &Upstream, endpoints: &Endpoints, place: usize) -> Value {
         "health": health,
         "data": {"addresses": addresses},
     })
+}
+
+/// Set a target's health
+///
+/// `PUT /upstreams/X/targets/T/healthy` or `/unhealthy`; with an address in between, for that address only. Needs some
+/// health check on the upstream; later checks may turn the target again.
+#[utoipa::path(
+    put, path = "/upstreams/{upstream}/targets/{target}/{state}", tag = "status",
+    params(
+        ("upstream" = String, Path, description = "Name or id"),
+        ("target" = String, Path, description = "Id, or host:port"),
+        ("state" = String, Path, description = "healthy or unhealthy"),
+    ),
+    responses(
+        (status = 204, description = "Set"),
+        (status = 400, description = "The upstream has no health checks", body = Message),
+        (status = 401, description = "No valid token", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The token has no gateway:admin", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such upstream, target or address", body = Message),
+    ),
+)]
+pub async fn set(Extract(state): Extract<State>, path: Named) -> Response {
+    let of = |name: &str| path.get(name).map_or("", String::as_str);
+    // with an address in between, the state comes after it
+    let (address, wanted) = match path.get("of_address") {
+        Some(wanted) => (Some(of("state")), wanted.as_str()),
+        None => (None, of("state")),
+    };
+    let healthy = match wanted {
+        "healthy" => true,
+        "unhealthy" => false,
+        _ => return not_found().await,
+    };
+    let address = address.map(|address| {
+        let bare =
+            address.rsplit_once("]:").or_else(|| address.split_once(':').filter(|(ip, _)| ip.contains('.')));
+        bare.map_or(address, |(ip, _)| ip).trim_matches(['[', ']']).parse::<IpAddr>()
+    });
+    let Ok(address) = address.transpose() else { return not_found().await };
+    let snapshot = state.0.configurator.current();
+    let found = snapshot.upstreams.values().find(|upstream| {
+        let kong = upstream.definition.kong.as_ref();
+        kong.is_some_and(|kong| kong.name == of("upstream") || kong.id.to_string() == of("upstream"))
+    });
+    let Some(upstream) = found else { return not_found().await };
+    match upstream.set_health(of("target"), address, healthy) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(SetHealthError::Off) => {
+            Message::answer(StatusCode::BAD_REQUEST, "the upstream has no health checks that could decide")
+        }
+        Err(SetHealthError::Target | SetHealthError::Address) => not_found().await,
+    }
 }

@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi;
 
-use super::{collections, config, health};
+use super::{collections, config, explain, health};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,12 +19,18 @@ use super::{collections, config, health};
         super::ready,
         super::metrics,
         health::upstream,
+        health::set,
+        explain::explain,
         config::show,
         config::replace,
         collections::list,
         collections::refuse_create,
         collections::one,
         collections::nested,
+        collections::child,
+        collections::tags,
+        collections::endpoints,
+        collections::schema,
     ),
     tags(
         (name = "node", description = "What this gateway is"),

@@ -229,7 +229,7 @@ fn hmac_credentials(config: &Config, consumers: &HashMap<Uuid, Arc<Identity>>) -
     known.collect()
 }
 
-fn groups(acls: &[Acl]) -> HashMap<Uuid, Groups> {
+fn groups(acls: &[Arc<Acl>]) -> HashMap<Uuid, Groups> {
     let mut lists: HashMap<Uuid, Vec<&str>> = HashMap::new();
     for acl in acls {
         lists.entry(acl.consumer).or_default().push(&acl.group);

@@ -178,6 +178,12 @@ impl Chain {
         }
     }
 
+    /// Both are the same chain, not only equal ones.
+    #[must_use]
+    pub fn is(&self, other: &Chain) -> bool {
+        Arc::ptr_eq(&self.steps, &other.steps)
+    }
+
     /// A chain without plugins.
     #[must_use]
     pub fn empty() -> Chain {
@@ -345,26 +351,5 @@ impl Chain {
                 _ => {}
             }
         }
-    }
-}
-
-/// All chains of a configuration.
-#[derive(Debug)]
-pub struct Compiled {
-    pub(super) routes: Vec<Chain>,
-    pub(super) unmatched: Chain,
-}
-
-impl Compiled {
-    /// The chain of a route, by its position in the configuration.
-    #[must_use]
-    pub fn chain(&self, route: usize) -> Chain {
-        self.routes.get(route).cloned().unwrap_or_else(Chain::empty)
-    }
-
-    /// The global plugins, for requests no route matches.
-    #[must_use]
-    pub fn unmatched(&self) -> Chain {
-        self.unmatched.clone()
     }
 }

@@ -111,12 +111,14 @@ impl Metrics {
 
     /// Series of routes that are gone go too: their number stays bounded by the running configuration.
     pub fn retain(&self, config: &Config) {
+        let services: std::collections::HashMap<_, _> =
+            config.services.iter().map(|service| (service.id, &**service)).collect();
         let pairs: HashSet<Pair> = config
             .routes
             .iter()
             .map(|route| {
-                let at = Labels::new(config, Some(route));
-                (service_label(&at), route.label())
+                let service = route.service.and_then(|id| services.get(&id).copied());
+                (service_label(&Labels { route: Some(route), service }), route.label())
             })
             .collect();
         let mut known = self.pairs.lock();

@@ -140,7 +140,7 @@ fn snapshot(config: Config, unmatched: Chain) -> Snapshot {
         hash: String::new(),
         router: Router::new(&config).unwrap(),
         config: Arc::new(config),
-        routes: Vec::new(),
+        routes: Default::default(),
         unmatched,
         upstreams: Default::default(),
     }

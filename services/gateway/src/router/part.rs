@@ -1,26 +1,62 @@
 //! Parts of routes, ranked. A route whose paths differ in length, or mix prefixes and expressions, competes once for each kind.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderName, Method};
 use plinth_kong::{Pattern, Route};
 
 use super::hosts::HostRule;
-use super::tree::{Entry, Kind};
+use super::tree::{Entry, Keyed, Kind, Rank};
 use super::{Ask, Error};
 
 /// Everything a request has to fulfil besides host and prefix.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Part {
-    /// Index into the configuration's routes.
+    /// What the router was told the route is called.
     pub route: usize,
     criteria: Arc<Criteria>,
-    patterns: Vec<Arc<Pattern>>,
+    patterns: Box<[PathPattern]>,
 }
 
+/// A path expression. Simple ones are compiled when they are first tried: of ten thousand most never are.
 #[derive(Debug)]
+struct PathPattern {
+    source: Box<str>,
+    compiled: OnceLock<Option<Pattern>>,
+}
+
+impl PathPattern {
+    fn new(route: &Route, source: &str) -> Result<PathPattern, Error> {
+        let compiled = OnceLock::new();
+        if !is_simple(source) {
+            let pattern = Pattern::anchored(source).map_err(|why| Error::Pattern {
+                route: route.label(),
+                pattern: source.to_owned(),
+                why,
+            })?;
+            compiled.get_or_init(|| Some(pattern));
+        }
+        Ok(PathPattern { source: source.into(), compiled })
+    }
+
+    fn get(&self) -> Option<&Pattern> {
+        self.compiled.get_or_init(|| Pattern::anchored(&self.source).ok()).as_ref()
+    }
+}
+
+/// Short and without counted repetitions or many classes: once its syntax is right (the loader saw to that), it compiles, and
+/// in much less than a millisecond.
+fn is_simple(source: &str) -> bool {
+    source.len() <= 200
+        && !source.contains(['{', '}'])
+        && !source.contains("(?")
+        && source.matches('\\').count() <= 6
+        && source.is_ascii()
+}
+
+#[derive(Debug, Default)]
 struct Criteria {
     methods: Option<Box<[Method]>>,
     headers: Box<[HeaderRule]>,
@@ -53,14 +89,21 @@ impl HeaderRule {
 impl Part {
     /// Methods, headers and server names.
     pub fn admits(&self, ask: &Ask<'_>) -> bool {
+        self.miss(ask).is_none()
+    }
+
+    /// The first criterion of these that a request does not fulfil.
+    pub fn miss(&self, ask: &Ask<'_>) -> Option<&'static str> {
         let criteria = &*self.criteria;
-        let method = criteria.methods.as_ref().is_none_or(|methods| methods.contains(ask.method));
-        method
-            && criteria.headers.iter().all(|rule| rule.admits(ask))
-            && criteria
-                .snis
-                .as_ref()
-                .is_none_or(|snis| !ask.https || ask.sni.is_some_and(|sni| sni_fits(snis, sni)))
+        if criteria.methods.as_ref().is_some_and(|methods| !methods.contains(ask.method)) {
+            return Some("methods");
+        }
+        if !criteria.headers.iter().all(|rule| rule.admits(ask)) {
+            return Some("headers");
+        }
+        let snis = criteria.snis.as_ref().filter(|_| ask.https);
+        let fits = snis.is_none_or(|snis| ask.sni.is_some_and(|sni| sni_fits(snis, sni)));
+        (!fits).then_some("snis")
     }
 
     /// How much of the path an entry of this part matches.
@@ -68,12 +111,14 @@ impl Part {
         match entry.kind {
             Kind::Any => Some(0),
             Kind::Prefix(len) => Some(len as usize),
-            Kind::Pattern(index) => self.patterns.get(index as usize)?.match_len(path),
+            Kind::Pattern(index) => self.patterns.get(index as usize)?.get()?.match_len(path),
         }
     }
 
     pub fn captures(&self, pattern: u32, path: &str) -> Vec<(Arc<str>, String)> {
-        let Some(pattern) = self.patterns.get(pattern as usize) else { return Vec::new() };
+        let Some(pattern) = self.patterns.get(pattern as usize).and_then(PathPattern::get) else {
+            return Vec::new();
+        };
         pattern.captures(path).into_iter().map(|(name, text)| (name.into(), text)).collect()
     }
 }
@@ -101,6 +146,22 @@ pub(super) struct Weight {
 }
 
 impl Weight {
+    /// The same order in one number: three bits of kinds, one for plain hosts, eight of headers, one for expressions, and
+    /// then the priority of an expression or the length of a prefix, which never meet.
+    pub fn packed(&self) -> u64 {
+        let small = |count: usize, most: u64| most - (count as u64).min(most);
+        let last = if self.pattern.0 {
+            u64::from(u32::MAX) - (i64::from(self.regex_priority.0) - i64::from(i32::MIN)).unsigned_abs()
+        } else {
+            small(self.length.0, u64::from(u32::MAX))
+        };
+        small(self.kinds.0, 7) << 42
+            | u64::from(!self.plain_hosts.0) << 41
+            | small(self.headers.0, 255) << 33
+            | u64::from(!self.pattern.0) << 32
+            | last
+    }
+
     /// The rank of a route's part whose paths are `paths`: all expressions, or all prefixes of one length.
     pub fn new(route: &Route, paths: &[&str]) -> Weight {
         let pattern = paths.first().is_some_and(|path| path.starts_with('~'));
@@ -137,81 +198,72 @@ pub(super) fn groups(route: &Route) -> Vec<Vec<&str>> {
     groups.into_values().collect()
 }
 
-struct Candidate {
-    weight: Weight,
-    part: Part,
-    hosts: Arc<[HostRule]>,
-    /// Key in the tree and what stands there.
-    paths: Vec<(Box<[u8]>, Kind)>,
+/// A route's hosts, and its paths as they stand under each of them.
+pub(super) struct Placed {
+    pub hosts: Vec<HostRule>,
+    pub paths: Vec<Keyed>,
 }
 
-/// Collects parts until all are known and can be ranked.
-#[derive(Default)]
-pub(super) struct Parts {
-    candidates: Vec<Candidate>,
-    patterns: HashMap<String, Arc<Pattern>>,
-}
-
-impl Parts {
-    pub fn add(&mut self, index: usize, route: &Route) -> Result<(), Error> {
-        let criteria = Arc::new(criteria(route)?);
-        let hosts: Arc<[HostRule]> = if route.hosts.is_empty() {
-            Arc::new([HostRule::Any])
-        } else {
-            route.hosts.iter().map(|host| HostRule::parse(host)).collect()
-        };
-        for group in groups(route) {
-            let weight = Weight::new(route, &group);
-            let mut part = Part { route: index, criteria: Arc::clone(&criteria), patterns: Vec::new() };
-            let mut paths = Vec::new();
-            for path in &group {
-                paths.push(self.path(&mut part, route, path)?);
-            }
-            if paths.is_empty() {
-                paths.push((Box::default(), Kind::Any));
-            }
-            self.candidates.push(Candidate { weight, part, hosts: Arc::clone(&hosts), paths });
+/// Everything a route puts into the router.
+pub(super) fn place(name: usize, route: &Route) -> Result<Placed, Error> {
+    let criteria = Arc::new(criteria(route)?);
+    let mut paths = Vec::new();
+    for group in groups(route) {
+        let mut patterns = Vec::new();
+        for path in group.iter().filter_map(|path| path.strip_prefix('~')) {
+            patterns.push(PathPattern::new(route, path)?);
         }
-        Ok(())
+        let part = Arc::new(Part { route: name, criteria: Arc::clone(&criteria), patterns: patterns.into() });
+        paths.extend(
+            keys(route, &group)
+                .into_iter()
+                .map(|(key, rank, kind)| (key, Entry { rank, kind, part: Arc::clone(&part) })),
+        );
     }
+    Ok(Placed { hosts: hosts(route), paths })
+}
 
-    fn path(&mut self, part: &mut Part, route: &Route, path: &str) -> Result<(Box<[u8]>, Kind), Error> {
-        let Some(source) = path.strip_prefix('~') else {
+/// Where a route's paths stand: to take them out again.
+pub(super) fn places(route: &Route) -> impl Iterator<Item = (Box<[u8]>, Rank)> {
+    groups(route).into_iter().flat_map(|group| keys(route, &group)).map(|(key, rank, _)| (key, rank))
+}
+
+pub(super) fn hosts(route: &Route) -> Vec<HostRule> {
+    if route.hosts.is_empty() {
+        return vec![HostRule::Any];
+    }
+    let mut hosts: Vec<HostRule> = route.hosts.iter().map(|host| HostRule::parse(host)).collect();
+    // A host given twice must not put the route in twice.
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+/// Keys of the paths of one group. An expression stands at the text all its matches begin with.
+fn keys(route: &Route, group: &[&str]) -> Vec<(Box<[u8]>, Rank, Kind)> {
+    let weight = Weight::new(route, group).packed();
+    let rank = |place: usize| Rank {
+        weight,
+        id: !route.id.as_u128(),
+        place: u16::try_from(place).unwrap_or(u16::MAX),
+    };
+    if group.is_empty() {
+        return vec![(Box::default(), rank(0), Kind::Any)];
+    }
+    let mut expressions = 0_u32;
+    let key = |(place, path): (usize, &&str)| match path.strip_prefix('~') {
+        Some(source) => {
+            expressions += 1;
+            let key = plinth_kong::literal_prefix(source).into_bytes();
+            (key.into(), rank(place), Kind::Pattern(expressions - 1))
+        }
+        None => {
             let prefix = plinth_kong::encode_path(path);
-            let kind = Kind::Prefix(u32::try_from(prefix.len()).unwrap_or(u32::MAX));
-            return Ok((prefix.as_bytes().into(), kind));
-        };
-        let pattern = match self.patterns.get(source) {
-            Some(pattern) => Arc::clone(pattern),
-            None => {
-                let compiled = Pattern::anchored(source).map_err(|why| Error::Pattern {
-                    route: route.label(),
-                    pattern: source.to_owned(),
-                    why,
-                })?;
-                let compiled = Arc::new(compiled);
-                self.patterns.insert(source.to_owned(), Arc::clone(&compiled));
-                compiled
-            }
-        };
-        let index = u32::try_from(part.patterns.len()).unwrap_or(u32::MAX);
-        part.patterns.push(pattern);
-        Ok((plinth_kong::literal_prefix(source).into_bytes().into(), Kind::Pattern(index)))
-    }
-
-    /// Sorts the parts and hands out an entry for each of their paths.
-    pub fn rank(mut self, mut place: impl FnMut((Box<[u8]>, Entry), &[HostRule])) -> Vec<Part> {
-        self.candidates.sort_by_key(|candidate| candidate.weight);
-        let mut parts = Vec::with_capacity(self.candidates.len());
-        for (rank, candidate) in self.candidates.into_iter().enumerate() {
-            for (position, (key, kind)) in candidate.paths.into_iter().enumerate() {
-                let order = (rank as u64) << 16 | (position as u64).min(0xffff);
-                place((key, Entry { order, kind }), &candidate.hosts);
-            }
-            parts.push(candidate.part);
+            let length = u32::try_from(prefix.len()).unwrap_or(u32::MAX);
+            (prefix.as_bytes().into(), rank(place), Kind::Prefix(length))
         }
-        parts
-    }
+    };
+    group.iter().enumerate().map(key).collect()
 }
 
 fn criteria(route: &Route) -> Result<Criteria, Error> {

@@ -10,14 +10,18 @@ use super::part::{Weight, groups};
 pub(super) fn find(config: &Config, ask: &Ask<'_>) -> Option<(usize, usize)> {
     let path = normalize_path(ask.path);
     let mut parts: Vec<(Weight, usize, &Route, Vec<&str>)> = Vec::new();
-    for (index, route) in config.routes.iter().enumerate() {
+    let enabled = |route: &Route| {
+        let service = route.service.and_then(|id| config.services.iter().find(|service| service.id == id));
+        service.is_none_or(|service| service.enabled)
+    };
+    for (index, route) in config.routes.iter().enumerate().filter(|(_, route)| enabled(route)) {
         for group in groups(route) {
             parts.push((Weight::new(route, &group), index, route, group));
         }
     }
     parts.sort_by_key(|part| part.0);
     parts.into_iter().find_map(|(_, index, route, group)| {
-        let fits = methods(route, ask) && hosts(route, ask) && headers(route, ask);
+        let fits = methods(route, ask) && hosts(route, ask) && headers(route, ask) && snis(route, ask);
         if !fits { None } else { paths(&group, &path).map(|matched| (index, matched)) }
     })
 }
@@ -49,8 +53,28 @@ fn headers(route: &Route, ask: &Ask<'_>) -> bool {
     route.headers.iter().all(|(name, values)| {
         ask.headers.get_all(name).iter().any(|value| {
             let value = value.to_str().unwrap_or_default();
+            if let [only] = values.as_slice()
+                && let Some(pattern) = only.strip_prefix("~*")
+            {
+                return Pattern::anywhere_ignoring_case(pattern).is_ok_and(|pattern| pattern.is_match(value));
+            }
             values.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
         })
+    })
+}
+
+fn snis(route: &Route, ask: &Ask<'_>) -> bool {
+    if route.snis.is_empty() || !ask.https {
+        return true;
+    }
+    let Some(sni) = ask.sni.map(|sni| sni.trim_end_matches('.').to_ascii_lowercase()) else { return false };
+    route.snis.iter().any(|rule| {
+        let rule = rule.trim_end_matches('.').to_ascii_lowercase();
+        match (rule.strip_prefix('*'), rule.strip_suffix('*')) {
+            (Some(suffix), _) => sni.len() > suffix.len() && sni.ends_with(suffix),
+            (_, Some(prefix)) => sni.len() > prefix.len() && sni.starts_with(prefix),
+            _ => sni == rule,
+        }
     })
 }
 

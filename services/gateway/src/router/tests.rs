@@ -12,6 +12,7 @@ fn config(routes: Value) -> Config {
     load(&file.to_string(), Format::Json).unwrap_or_else(|faults| panic!("{faults}")).config
 }
 
+#[derive(Clone, Debug)]
 struct Request {
     method: Method,
     path: String,
@@ -234,21 +235,62 @@ fn any_route() -> impl Strategy<Value = Value> {
     let header = prop::sample::select(vec![
         json!({"x-a": ["1"]}),
         json!({"x-a": ["1", "2"], "x-b": ["1"]}),
+        json!({"x-a": ["~*^[12]$"]}),
         Value::Null,
     ]);
+    let sni = prop::sample::select(vec![json!(null), json!(["tls.a.com"]), json!(["a.com", "b.com"])]);
     (
         prop::collection::btree_set(path, 0..4),
         prop::collection::btree_set(host, 0..3),
         prop::collection::btree_set(prop::sample::select(vec!["GET", "POST"]), 0..2),
         header,
         0..3_i32,
+        sni,
+        prop::sample::select(vec!["s", "off"]),
     )
-        .prop_filter("a route needs a criterion", |(paths, hosts, methods, headers, _)| {
-            !paths.is_empty() || !hosts.is_empty() || !methods.is_empty() || !headers.is_null()
+        .prop_filter("a route needs a criterion", |(paths, hosts, methods, headers, _, snis, _)| {
+            !paths.is_empty() || !hosts.is_empty() || !methods.is_empty() || !headers.is_null() || !snis.is_null()
         })
-        .prop_map(|(paths, hosts, methods, headers, priority)| {
-            json!({"paths": paths, "hosts": hosts, "methods": methods, "headers": headers, "regex_priority": priority})
+        .prop_map(|(paths, hosts, methods, headers, priority, snis, service)| {
+            json!({"paths": paths, "hosts": hosts, "methods": methods, "headers": headers, "regex_priority": priority,
+                "snis": snis, "service": service})
         })
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    (
+        prop::sample::select(vec![
+            "/", "/a", "/abc", "/a/b", "/a/b/c/d", "/b", "/b/", "/bx", "/a/c", "//a/./b", "/z",
+        ]),
+        prop::sample::select(vec!["", "a.com", "A.com:80", "x.a.com", "y.x.a.com:81", "x.org", "a.com:82"]),
+        any::<bool>(),
+        prop::collection::vec(prop::sample::select(vec![("x-a", "1"), ("x-a", "2"), ("x-b", "1")]), 0..3),
+        prop::option::of(prop::sample::select(vec!["tls.a.com", "A.com.", "z.com"])),
+        any::<bool>(),
+    )
+        .prop_map(|(path, host, post, values, sni, https)| {
+            let mut request = Request::get(host, path);
+            if post {
+                request.method = Method::POST;
+            }
+            for (name, value) in values {
+                request = request.header(name, value);
+            }
+            request.sni = sni.map(str::to_owned);
+            request.https = https;
+            request
+        })
+}
+
+/// The answer of an index whose routes are called by position.
+fn answer(router: &Router, request: &Request) -> Option<(usize, usize)> {
+    router.find(&request.ask()).map(|found| (found.route, found.matched))
+}
+
+fn with_services(routes: Vec<Value>) -> Config {
+    let services = json!([{"name": "s", "host": "h"}, {"name": "off", "host": "h", "enabled": false}]);
+    let file = json!({"_format_version": "3.0", "services": services, "routes": routes});
+    load(&file.to_string(), Format::Json).unwrap_or_else(|faults| panic!("{faults}")).config
 }
 
 proptest! {
@@ -257,21 +299,86 @@ proptest! {
     #[test]
     fn the_index_agrees_with_the_plain_reading(
         routes in prop::collection::vec(any_route(), 1..12),
-        path in prop::sample::select(vec!["/", "/a", "/abc", "/a/b", "/a/b/c/d", "/b", "/b/", "/bx", "/a/c", "//a/./b", "/z"]),
-        host in prop::sample::select(vec!["", "a.com", "A.com:80", "x.a.com", "y.x.a.com:81", "x.org", "a.com:82"]),
-        post in any::<bool>(),
-        values in prop::collection::vec(prop::sample::select(vec![("x-a", "1"), ("x-a", "2"), ("x-b", "1")]), 0..3),
+        requests in prop::collection::vec(any_request(), 1..6),
     ) {
-        let config = config(Value::Array(routes));
+        let config = with_services(routes);
         let router = Router::new(&config).unwrap();
-        let mut request = Request::get(host, path);
-        if post {
-            request.method = Method::POST;
+        for request in &requests {
+            prop_assert_eq!(answer(&router, request), reference::find(&config, &request.ask()));
         }
-        for (name, value) in values {
-            request = request.header(name, value);
-        }
-        let found = router.find(&request.ask()).map(|found| (found.route, found.matched));
-        prop_assert_eq!(found, reference::find(&config, &request.ask()));
     }
+
+    #[test]
+    fn a_changed_index_is_as_one_made_anew(
+        before in prop::collection::vec(any_route(), 0..10),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop::option::of(any_route())), 1..6),
+        requests in prop::collection::vec(any_request(), 1..6),
+    ) {
+        let enabled = |mut route: Value| {
+            route["service"] = json!("s");
+            route
+        };
+        let mut routes: Vec<Value> = before.into_iter().map(enabled).collect();
+        let old = with_services(routes.clone());
+        for (place, change) in changes {
+            match change {
+                Some(route) => routes.insert(place.index(routes.len() + 1), enabled(route)),
+                None if routes.is_empty() => {}
+                None => {
+                    routes.remove(place.index(routes.len()));
+                }
+            }
+        }
+        let new = with_services(routes);
+        // as the compiler does it: what is there by id stays, the rest goes and comes
+        let stays = |config: &Config, route: &plinth_kong::Route| config.routes.iter().any(|one| one.id == route.id);
+        let place = |route: &plinth_kong::Route| new.routes.iter().position(|one| one.id == route.id).unwrap();
+        let names = |config: &Config| config.routes.iter().map(|route| (stays(&new, route), route.clone())).collect::<Vec<_>>();
+        let kept = names(&old).into_iter().filter(|(stays, _)| *stays).map(|(_, route)| (place(&route), route)).collect::<Vec<_>>();
+        let first = Router::of(kept.iter().map(|(at, route)| (*at, &**route)).chain(
+            old.routes.iter().filter(|route| !stays(&new, route)).map(|route| (999, &**route)),
+        )).unwrap();
+        let gone = old.routes.iter().filter(|route| !stays(&new, route)).map(AsRef::as_ref);
+        let come = new.routes.iter().filter(|route| !stays(&old, route)).map(|route| (place(route), route.as_ref()));
+        let changed = first.change(gone, come).unwrap();
+        let fresh = Router::new(&new).unwrap();
+        for request in &requests {
+            prop_assert_eq!(answer(&changed, request), answer(&fresh, request));
+        }
+    }
+}
+
+/// Entries a look-up touches do not grow with the number of routes: each request meets those of its own host and path.
+#[test]
+fn a_lookup_meets_only_routes_of_its_host_and_path() {
+    let routes = |count: usize| -> Value {
+        (0..count).map(|n| json!({"name": format!("r{n}"), "hosts": [format!("h{}.example", n % 50)], "paths": [format!("/s{n}/items")]})).collect()
+    };
+    for count in [100, 10_000] {
+        let config = config(routes(count));
+        let router = Router::new(&config).unwrap();
+        let request = Request::get("h7.example", "/s57/items/1");
+        assert_eq!(config.routes[router.find(&request.ask()).unwrap().route].name.as_deref(), Some("r57"));
+        assert_eq!(router.explain(&request.ask()).len(), 1, "{count} routes");
+    }
+}
+
+#[test]
+fn losing_routes_say_why() {
+    let routes = json!([
+        {"name": "host", "hosts": ["x.example"], "paths": ["/a"]},
+        {"name": "path", "paths": ["/a/b"]},
+        {"name": "post", "paths": ["/a"], "methods": ["POST"]},
+    ]);
+    let config = config(routes);
+    let router = Router::new(&config).unwrap();
+    let request = Request::get("x.example", "/a/b");
+    let told: Vec<(&str, Verdict)> = router
+        .explain(&request.ask())
+        .into_iter()
+        .map(|one| (config.routes[one.route].name.as_deref().unwrap(), one.verdict))
+        .collect();
+    let expected =
+        [("host", Verdict::Chosen), ("post", Verdict::Misses("methods")), ("path", Verdict::Later)];
+    assert_eq!(told, expected, "two kinds of criteria before one, a plain host before none");
 }
