@@ -7,6 +7,7 @@ mod discovery;
 mod gateway;
 mod http;
 mod kongfile;
+mod routes;
 mod running;
 mod servers;
 mod start;
@@ -20,11 +21,12 @@ use crate::process::{Failed, built, cargo, step};
 use crate::provision;
 
 /// Names of the benchmarks in the order of a whole run, and the packages whose programs they measure.
-const ALL: [(&str, &[&str]); 7] = [
+const ALL: [(&str, &[&str]); 8] = [
     ("start", &["plinth", "registry-service", "health-aggregator", "config-service"]),
     ("discovery", &["registry-service"]),
     ("gateway", &["gateway"]),
     ("gateway-plugins", &["gateway"]),
+    ("gateway-routes", &["gateway"]),
     ("agent", &["plinth"]),
     ("agent-watchers", &["plinth"]),
     ("agent-scale", &["plinth"]),
@@ -57,6 +59,7 @@ pub fn run(names: &[String]) -> Result<(), Failed> {
             "discovery" => discovery::run(&folder),
             "gateway" => gateway::plain(&folder),
             "gateway-plugins" => gateway::plugins(&folder),
+            "gateway-routes" => routes::run(&folder),
             "agent" => agent::run(&folder),
             "agent-watchers" => agent::watchers::run(&folder),
             _ => agent::scale::run(&folder),

@@ -19,8 +19,8 @@ usage: cargo xtask <task>
   nightly   what takes too long for each change: the agent's tests with 10,000 seeds of the simulated disk (from a
             number that changes every day), 200 kills, long histories, the fuzz targets' long runs; then `conformance`
   openapi   writes openapi/<service>.json from the services; --check only compares
-  bench     measures on this machine and prints tables: start, discovery, gateway, gateway-plugins, agent,
-            agent-watchers, agent-scale (all by default); PLINTH_BENCH_PROFILE=release spares the link-time optimisation
+  bench     measures on this machine and prints tables: start, discovery, gateway, gateway-plugins,
+            gateway-routes, agent, agent-watchers, agent-scale (all by default); PLINTH_BENCH_PROFILE=release spares the link-time optimisation
   house     who may depend on what, versions in one place
   conformance  the long tests of tests/conformance: the Go client's own tests, py-consul's on a real Consul, rs-consul,
             Patroni; installs what they need

@@ -306,6 +306,37 @@ pub enum Gateway {
         #[arg(long)]
         all: bool,
     },
+    /// Say what changes from one Kong file to another, or from the running gateway to a file; exit code 1 if anything does
+    Diff {
+        /// The old file; with no second one it is compared with the running gateway
+        file: PathBuf,
+        /// The new file
+        new: Option<PathBuf>,
+        #[arg(long, env = "PLINTH_GATEWAY_ADMIN_URL", default_value = "http://127.0.0.1:8001")]
+        admin_url: String,
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Say what the running gateway would do with a request, and why
+    Explain {
+        /// Path, perhaps with a query
+        path: String,
+        #[arg(long, default_value = "GET")]
+        method: String,
+        /// Host header
+        #[arg(long)]
+        host: Option<String>,
+        /// `name:value`; repeat for several
+        #[arg(long = "header", value_name = "NAME:VALUE")]
+        headers: Vec<String>,
+        /// Server name of the TLS handshake
+        #[arg(long)]
+        sni: Option<String>,
+        #[arg(long, env = "PLINTH_GATEWAY_ADMIN_URL", default_value = "http://127.0.0.1:8001")]
+        admin_url: String,
+        #[command(flatten)]
+        access: Access,
+    },
     /// What the running gateway serves
     Status {
         #[arg(long, env = "PLINTH_GATEWAY_ADMIN_URL", default_value = "http://127.0.0.1:8001")]
