@@ -54,6 +54,7 @@ async fn serve(command: &commands::Agent) -> Result<(), Failure> {
         max_connections_per_address: command.max_connections_per_address,
         max_body: command.max_body,
         shutdown_timeout: Duration::from_secs(command.shutdown_timeout),
+        ..Settings::default()
     };
     let agent = Agent::start(settings).await.map_err(failure)?;
     print::line(&format!("agent: http listening on {}", http(agent.address())));
