@@ -91,6 +91,13 @@ impl Pools {
             name,
         });
         clients.insert(key, Arc::downgrade(&client));
+        // The first request finds the connection there. One that does not come about is the first question's to report.
+        let early = Arc::downgrade(&client);
+        self.control.spawn(async move {
+            if let Some(client) = early.upgrade() {
+                let _ = client.connection().await;
+            }
+        });
         Ok(client)
     }
 
