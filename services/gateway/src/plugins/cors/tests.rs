@@ -104,3 +104,29 @@ async fn the_upstreams_own_mark_is_replaced() {
     assert_eq!(marked(two, "https://evil.com", &upstream).0, None);
     assert_eq!(marked(two, "https://a.com", &upstream).1.as_deref(), Some("Accept-Encoding, origin"));
 }
+
+#[tokio::test]
+async fn preflights_may_go_on_to_the_upstream() {
+    let gateway = gateway("{preflight_continue: true}");
+    let answer = preflight(&gateway, "https://x.example").await.unwrap();
+    assert_eq!(answer.status, 401, "to authentication, and its answer is marked like any other");
+    let mut ctx = gateway.request(Method::OPTIONS, "/", &[("origin", "https://x.example")]);
+    assert_eq!(text(&gateway.answer(&mut ctx, &[]).headers, "access-control-allow-origin"), Some("*"));
+}
+
+#[tokio::test]
+async fn private_networks_are_allowed_when_configured_and_asked_for() {
+    for (config, asked, expected) in [
+        ("{private_network: true}", Some("true"), Some("true")),
+        ("{private_network: true}", Some("false"), None),
+        ("{private_network: true}", None, None),
+        ("{}", Some("true"), None),
+    ] {
+        let gateway = gateway(config);
+        let mut headers = vec![("origin", "https://x.example"), ("access-control-request-method", "GET")];
+        headers.extend(asked.map(|asked| ("access-control-request-private-network", asked)));
+        let answer = gateway.access(&mut gateway.request(Method::OPTIONS, "/", &headers)).await.unwrap();
+        let found = text(&answer.headers, "access-control-allow-private-network");
+        assert_eq!((answer.status.as_u16(), found), (200, expected), "{config} {asked:?}");
+    }
+}
