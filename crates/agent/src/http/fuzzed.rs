@@ -46,7 +46,6 @@ impl Fuzzed {
             http_port: 8500,
             datacenter: "dc1".to_owned(),
             started: String::new(),
-            meta: Default::default(),
         };
         let node = Node { node: "plinth".to_owned(), address: "127.0.0.1".to_owned(), ..Node::default() };
         let own = Registration { node, skip_node_update: false, service: None, checks: Vec::new() };
