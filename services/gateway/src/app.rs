@@ -57,7 +57,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         options: plugins::Options { node, ..settings.plugins.clone() },
         offload,
     };
-    let compiler = Compiler::new(plugins::Runtime::new(env)?, discovery.clone(), settings.resolve);
+    let compiler = Compiler::new(plugins::Runtime::new(env)?, discovery.clone(), settings.resolve.clone())?;
     let shared = Arc::new(Shared::new(Arc::new(compiler.empty()?), settings.data_plane.clone()));
     let stats = (0..settings.workers).filter_map(|index| metrics.worker(index)).collect();
     let workers = Arc::new(Workers::start(shared, stats).map_err(Error::Worker)?);

@@ -21,6 +21,7 @@ use crate::plugins;
 use crate::router::Router;
 use crate::snapshot::{RouteEntry, Routes, ServiceEntry, Snapshot};
 use crate::upstream::checks::Checker;
+use crate::upstream::dns::Dns;
 use crate::upstream::resolve::{ResolveSettings, Resolver};
 use crate::upstream::{Definition, Upstream, millis};
 
@@ -41,6 +42,7 @@ pub struct Compiler {
     plugins: plugins::Runtime,
     discovery: Discovery,
     resolve: ResolveSettings,
+    dns: Dns,
     prober: Prober,
     running: BTreeMap<String, Running>,
     tls: TlsTargets,
@@ -74,18 +76,26 @@ struct Moved {
 
 impl Compiler {
     /// A compiler that has made nothing yet.
-    #[must_use]
-    pub fn new(plugins: plugins::Runtime, discovery: Discovery, resolve: ResolveSettings) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// DNS settings that cannot be used.
+    pub fn new(
+        plugins: plugins::Runtime,
+        discovery: Discovery,
+        resolve: ResolveSettings,
+    ) -> Result<Self, Error> {
+        let dns = Dns::new(&resolve.dns, resolve.dns_timeout).map_err(Error::Dns)?;
+        Ok(Self {
             plugins,
             discovery,
             resolve,
+            dns,
             prober: Prober::new(),
             running: BTreeMap::new(),
             tls: BTreeMap::new(),
             generation: 0,
             last: Last::default(),
-        }
+        })
     }
 
     /// The snapshot of no configuration: generation 0, every request is answered 404.
@@ -277,9 +287,10 @@ impl Compiler {
                 continue;
             }
             let upstream = Arc::new(Upstream::new(definition.clone(), before.as_deref()));
-            let (discovery, resolve, prober) = (self.discovery.clone(), self.resolve, self.prober.clone());
+            let (discovery, dns) = (self.discovery.clone(), self.dns.clone());
+            let (resolve, prober) = (self.resolve.clone(), self.prober.clone());
             starting.push(async move {
-                let resolver = Resolver::start(upstream.clone(), &discovery, resolve).await;
+                let resolver = Resolver::start(upstream.clone(), &discovery, &dns, resolve).await;
                 let checker = Checker::start(&upstream, &prober);
                 (name.clone(), Running { upstream, _resolver: resolver, _checker: checker })
             });

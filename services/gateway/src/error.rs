@@ -82,6 +82,9 @@ pub enum Error {
         /// What is wrong with them.
         source: crate::upstream::extensions::BadTag,
     },
+    /// The resolver of upstream names cannot be set up.
+    #[error("cannot set up DNS: {0}")]
+    Dns(String),
     /// TLS settings of a service.
     #[error("TLS of service {service} cannot be set up")]
     UpstreamTls {

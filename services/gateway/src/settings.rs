@@ -14,6 +14,7 @@ use crate::offload::OffloadSettings;
 use crate::plugins::{self, TracingSettings};
 use crate::store::StoreSettings;
 use crate::trusted::{Network, Trust};
+use crate::upstream::dns::{DnsSettings, Order, Server};
 use crate::upstream::resolve::ResolveSettings;
 use crate::worker::DataPlane;
 
@@ -239,7 +240,22 @@ fn read_single(reader: &mut Reader, key: &'static str, doc: &'static str, defaul
 
 fn read_resolve(reader: &mut Reader) -> ResolveSettings {
     let defaults = ResolveSettings::default();
+    reader.alias_env("dns.resolver", "KONG_DNS_RESOLVER");
+    reader.alias_env("dns.order", "KONG_DNS_ORDER");
+    let servers: Vec<Server> = reader.list(
+        "dns.resolver",
+        "DNS servers in place of the system's: addresses, perhaps with ports",
+        "",
+    );
     ResolveSettings {
+        dns: DnsSettings {
+            servers: servers.into_iter().map(|server| server.0).collect(),
+            order: reader.get(
+                "dns.order",
+                "kinds of DNS records asked for; the first that a name has counts",
+                Order::default(),
+            ),
+        },
         dns_refresh: reader.duration("dns.refresh", "a DNS name is asked again after", defaults.dns_refresh),
         dns_timeout: reader.duration("dns.timeout", "limit of one DNS question", defaults.dns_timeout),
         first_wait: reader.duration(

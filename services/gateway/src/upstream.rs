@@ -6,6 +6,7 @@
 
 pub mod checks;
 pub mod definition;
+pub mod dns;
 pub mod ejection;
 pub mod extensions;
 pub mod guard;

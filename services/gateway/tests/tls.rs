@@ -49,17 +49,37 @@ impl Authority {
 
     /// Connects with `name` as SNI; the certificate must be of this authority and for `name`.
     async fn connect(&self, address: SocketAddr, name: &str, alpn: &[&str]) -> TlsStream<TcpStream> {
+        self.connect_as(address, name, alpn, None).await
+    }
+
+    /// The same with a certificate of the client's own.
+    async fn connect_as(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        alpn: &[&str],
+        own: Option<&Pair>,
+    ) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
-        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        let config = rustls::ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match own {
+            None => config.with_no_client_auth(),
+            Some(own) => config.with_client_auth_cert(vec![own.der.clone()], own.private()).unwrap(),
+        };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+}
+
+impl Pair {
+    fn private(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.key.serialize_der().into())
     }
 }
 
@@ -200,13 +220,29 @@ async fn h2_without_tls_is_understood_where_the_listener_allows_it() {
 
 /// An upstream that speaks TLS.
 async fn secure_upstream(pair: &Pair) -> SocketAddr {
-    let key = PrivateKeyDer::Pkcs8(pair.key.serialize_der().into());
+    secure_upstream_for(vec![pair.der.clone()], pair, None).await
+}
+
+/// One that shows `chain`, and asks for certificates of the authority `clients`.
+async fn secure_upstream_for(
+    chain: Vec<CertificateDer<'static>>,
+    pair: &Pair,
+    clients: Option<&Authority>,
+) -> SocketAddr {
     let config = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![pair.der.clone()], key)
         .unwrap();
+    let config = match clients {
+        None => config.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(authority.0.der().clone()).unwrap();
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+            config.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let config = config.with_single_cert(chain, pair.private()).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -264,6 +300,66 @@ async fn an_https_upstream_is_verified_when_the_service_says_so() {
             if wanted == 200 && host == "localhost" {
                 assert_eq!(answer.body(), "localhost", "the name is sent as SNI");
             }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_asks_for_a_certificate_gets_the_services() {
+    let authority = Authority::new();
+    let pair = authority.issue("localhost");
+    let upstream = secure_upstream_for(vec![pair.der.clone()], &pair, Some(&authority)).await;
+    let own = authority.issue("gateway.test");
+    let id = "7b5cbb57-5bc6-4f5c-a1a9-4a0a0a0a0a02";
+    for (service, balanced, wanted) in [
+        (json!({"client_certificate": id}), json!({}), 200),
+        (json!({}), json!({"client_certificate": id}), 200),
+        (json!({}), json!({}), 502),
+    ] {
+        let what = format!("{service} {balanced}");
+        let mut config = json!({
+            "_format_version": "3.0",
+            "services": [{"name": "s", "url": "https://up:1", "retries": 0, "routes": [{"name": "r", "paths": ["/"]}]}],
+            "upstreams": [{"name": "up", "targets": [{"target": format!("localhost:{}", upstream.port())}]}],
+            "certificates": [{"id": id, "cert": own.cert, "key": own.key.serialize_pem()}],
+        });
+        config["services"][0].as_object_mut().unwrap().extend(service.as_object().unwrap().clone());
+        config["upstreams"][0].as_object_mut().unwrap().extend(balanced.as_object().unwrap().clone());
+        let gateway = Gateway::start(&config.to_string()).await;
+        assert_eq!(gateway.get("/").await.status(), wanted, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_show_certificates_where_the_listener_asks_for_them() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (server, friend, foe) =
+        (authority.issue("api.test"), authority.issue("me.test"), stranger.issue("me.test"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (cert, key) = (file("cert.pem", &server.cert), file("key.pem", &server.key.serialize_pem()));
+    let ca = file("ca.pem", &authority.0.pem());
+    let upstream = echo().await;
+    for (verify, nobody, known, unknown) in [("on", false, true, false), ("optional", true, true, false)] {
+        let mut flags =
+            vec!["--proxy-tls-listen", "127.0.0.1:0", "--proxy-tls-cert", &cert, "--proxy-tls-key", &key];
+        flags.extend(["--proxy-tls-client-ca", ca.as_str(), "--proxy-tls-verify-client", verify]);
+        let gateway = Gateway::start_with(&config(&[upstream.addr], ""), &flags).await;
+        let secure = gateway.address("proxy-tls");
+        for (own, wanted) in [(None, nobody), (Some(&friend), known), (Some(&foe), unknown)] {
+            // over TLS 1.3 the client learns of its refusal only when it reads
+            let stream = authority.connect_as(secure, "api.test", &["http/1.1"], own).await;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            let request =
+                Request::get("/").header("host", "api.test").body(Full::<Bytes>::default()).unwrap();
+            let answer = sender.send_request(request).await.map(|answer| answer.status().as_u16());
+            assert_eq!(answer.is_ok_and(|status| status == 200), wanted, "{verify}, {}", own.is_some());
         }
     }
 }

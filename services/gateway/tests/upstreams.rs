@@ -7,10 +7,13 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use harness::{Client, Gateway, balanced};
+use hickory_resolver::proto::op::{Message, OpCode};
+use hickory_resolver::proto::rr::rdata::{A, SRV};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use http::{Response, header};
 use http_body_util::Full;
 use plinth_testbed::chaos::{Mode, Proxy};
@@ -329,4 +332,69 @@ async fn host_header_of_an_upstream_replaces_the_name() {
     assert_eq!(gateway.get("/").await.status(), 200);
     let request = upstreams[0].requests().pop().unwrap();
     assert_eq!(request.headers()["host"], format!("inner.test:{}", upstreams[0].addr.port()));
+}
+
+/// A DNS server that knows `host.test` (127.0.0.1) and what `services` says of `pool.test`: priority, weight, port.
+async fn name_server(services: Arc<Mutex<Vec<(u16, u16, u16)>>>) -> SocketAddr {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 1500];
+        loop {
+            let (length, asker) = socket.recv_from(&mut buffer).await.unwrap();
+            let asked = Message::from_vec(&buffer[..length]).unwrap();
+            let query = asked.queries[0].clone();
+            let mut answer = Message::response(asked.metadata.id, OpCode::Query);
+            answer.add_query(query.clone());
+            let name = query.name().clone();
+            let host: Name = "host.test.".parse().unwrap();
+            match (query.query_type(), name.to_utf8().as_str()) {
+                (RecordType::A, "host.test.") => {
+                    let address = RData::A(A::new(127, 0, 0, 1));
+                    answer.add_answer(Record::from_rdata(name, 60, address));
+                }
+                (RecordType::SRV, "pool.test.") => {
+                    for (priority, weight, port) in services.lock().unwrap().iter() {
+                        let service = RData::SRV(SRV::new(*priority, *weight, *port, host.clone()));
+                        answer.add_answer(Record::from_rdata(name.clone(), 1, service));
+                    }
+                }
+                _ => {}
+            }
+            socket.send_to(&answer.to_vec().unwrap(), asker).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn srv_records_give_ports_and_weights_and_are_asked_for_again() {
+    let upstreams = named::<3>().await;
+    let port = |place: usize| upstreams[place].addr.port();
+    let services = Arc::new(Mutex::new(vec![(1, 30, port(0)), (1, 10, port(1)), (2, 100, port(2))]));
+    let server = name_server(services.clone()).await.to_string();
+    let config = json!({
+        "_format_version": "3.0",
+        "services": [
+            {"name": "s", "host": "up", "routes": [{"name": "r", "paths": ["/"], "strip_path": false}]},
+            {"name": "plain", "url": format!("http://host.test:{}", port(2)), "routes": [{"name": "p", "paths": ["/plain"]}]},
+        ],
+        "upstreams": [{"name": "up", "targets": [{"target": "pool.test:1"}], "use_srv_name": true}],
+    });
+    let gateway = Gateway::start_with(&config.to_string(), &["--dns-resolver", &server]).await;
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/").await.status(), 200);
+    }
+    assert_eq!(counts(&upstreams), [30, 10, 0], "by weight, the least priority number only");
+    let request = upstreams[0].requests().pop().unwrap();
+    assert_eq!(request.headers()["host"], format!("host.test:{}", port(0)));
+    assert_eq!(gateway.get("/plain").await.status(), 200);
+    assert_eq!(upstreams[2].requests().len(), 1, "a name without SRV records has its A records");
+
+    *services.lock().unwrap() = vec![(1, 1, port(2))];
+    eventually("the new records are used", Duration::from_secs(10), || async {
+        gateway.get("/").await;
+        holds(upstreams[2].requests().len() >= 3, "the old ones")
+    })
+    .await;
 }

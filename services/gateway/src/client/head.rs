@@ -132,7 +132,9 @@ fn head_from(
             headers.append(name, value);
         }
     }
-    for listed in &seen.listed {
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    // `Connection: upgrade` of a 101 speaks of the client's connection as well
+    for listed in seen.listed.iter().filter(|listed| !(switching && **listed == header::UPGRADE)) {
         headers.remove(listed);
     }
     let http11 = minor == 1;

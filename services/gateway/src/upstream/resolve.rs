@@ -3,13 +3,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use plinth_core::discovery::{Discovery, Instance, Subscription};
 use plinth_core::health::Status;
 
+use super::dns::{Dns, DnsSettings, Found, Kind};
 use super::{CatalogName, TargetSpec, TargetState, Upstream};
 
 /// One address of a target.
@@ -26,9 +27,11 @@ pub struct Resolved {
 }
 
 /// Times of resolution.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ResolveSettings {
-    /// A DNS name is asked again after this long.
+    /// Who is asked and for what.
+    pub dns: DnsSettings,
+    /// A DNS name is asked again after this long, sooner when its records hold for less.
     pub dns_refresh: Duration,
     /// One DNS question takes at most this long.
     pub dns_timeout: Duration,
@@ -40,6 +43,7 @@ impl Default for ResolveSettings {
     /// 5 s, 2 s, 1 s.
     fn default() -> Self {
         Self {
+            dns: DnsSettings::default(),
             dns_refresh: Duration::from_secs(5),
             dns_timeout: Duration::from_secs(2),
             first_wait: Duration::from_secs(1),
@@ -63,7 +67,12 @@ enum Source {
 struct Target {
     spec: TargetSpec,
     name: Arc<str>,
+    /// An SRV record's host stands for the target in `Host`.
+    use_srv_name: bool,
     source: Source,
+    dns: Dns,
+    /// The kind of records the name had last, and until when they hold.
+    had: Option<(Kind, Instant)>,
     resolved: Vec<Resolved>,
     state: TargetState,
 }
@@ -82,10 +91,20 @@ impl Drop for Resolver {
 
 impl Resolver {
     /// Resolves once (at most `first_wait`) and goes on in the background. Must be called on the control runtime.
-    pub async fn start(upstream: Arc<Upstream>, discovery: &Discovery, settings: ResolveSettings) -> Self {
-        let mut targets: Vec<Target> =
-            upstream.definition.targets.iter().map(|spec| Target::new(spec, discovery)).collect();
-        let first = futures_util::future::join_all(targets.iter_mut().map(|target| target.first(settings)));
+    pub async fn start(
+        upstream: Arc<Upstream>,
+        discovery: &Discovery,
+        dns: &Dns,
+        settings: ResolveSettings,
+    ) -> Self {
+        let definition = &upstream.definition;
+        let use_srv_name = definition.kong.as_ref().is_some_and(|kong| kong.use_srv_name == Some(true));
+        let mut targets: Vec<Target> = definition
+            .targets
+            .iter()
+            .map(|spec| Target { use_srv_name, ..Target::new(spec, discovery, dns) })
+            .collect();
+        let first = futures_util::future::join_all(targets.iter_mut().map(Target::first));
         if tokio::time::timeout(settings.first_wait, first).await.is_err() {
             tracing::warn!(upstream = %upstream.definition.name, "not all addresses known yet");
         }
@@ -101,7 +120,7 @@ impl Resolver {
 }
 
 impl Target {
-    fn new(spec: &TargetSpec, discovery: &Discovery) -> Self {
+    fn new(spec: &TargetSpec, discovery: &Discovery, dns: &Dns) -> Self {
         let source = match (spec.host.parse::<IpAddr>(), spec.catalog_name()) {
             (Ok(ip), _) => Source::Fixed(ip),
             (Err(_), Some(name)) => {
@@ -113,14 +132,17 @@ impl Target {
         Self {
             spec: spec.clone(),
             name: spec.host.as_str().into(),
+            use_srv_name: false,
             source,
+            dns: dns.clone(),
+            had: None,
             resolved: Vec::new(),
             state: TargetState::default(),
         }
     }
 
     /// The first addresses.
-    async fn first(&mut self, settings: ResolveSettings) {
+    async fn first(&mut self) {
         // what holds should this take longer than anybody waits for it
         match &mut self.source {
             Source::Fixed(_) => {}
@@ -131,17 +153,21 @@ impl Target {
             }
             Source::Catalog(..) => {}
         }
-        self.refresh(settings).await;
+        self.refresh().await;
     }
 
     /// Waits until there may be something new.
-    async fn due(&mut self, settings: ResolveSettings) {
+    async fn due(&mut self, settings: &ResolveSettings) {
         match &mut self.source {
             Source::Fixed(_) => std::future::pending().await,
             Source::Dns if self.resolved.is_empty() => {
                 tokio::time::sleep(settings.dns_refresh.min(DNS_RETRY)).await;
             }
-            Source::Dns => tokio::time::sleep(settings.dns_refresh).await,
+            Source::Dns => {
+                let latest = Instant::now() + settings.dns_refresh;
+                let until = self.had.map_or(latest, |(_, until)| until.min(latest));
+                tokio::time::sleep_until(until.into()).await;
+            }
             Source::Catalog(_, subscription) => {
                 subscription.changed().await;
             }
@@ -149,15 +175,19 @@ impl Target {
     }
 
     /// Looks again. A name that fails keeps the addresses it had.
-    async fn refresh(&mut self, settings: ResolveSettings) {
+    async fn refresh(&mut self) {
         let outcome = match &self.source {
             Source::Fixed(ip) => Ok(vec![self.at(SocketAddr::new(*ip, self.spec.port))]),
-            Source::Dns => lookup(&self.spec.host, self.spec.port, settings.dns_timeout)
-                .await
-                .map(|addresses| addresses.into_iter().map(|address| self.at(address)).collect()),
+            Source::Dns => match self.dns.resolve(&self.spec.host, self.had.map(|(kind, _)| kind)).await {
+                Ok(answer) => {
+                    self.had = Some((answer.kind, answer.until));
+                    Ok(answer.found.into_iter().map(|found| self.found(found)).collect())
+                }
+                Err(error) => Err(format!("{}: {error}", self.spec.host)),
+            },
             Source::Catalog(name, subscription) => match subscription.borrow() {
                 None => Err("not known to the service catalog yet".to_owned()),
-                Some(snapshot) => Ok(self.instances(name, &snapshot.instances, settings).await),
+                Some(snapshot) => Ok(self.instances(name, &snapshot.instances).await),
             },
         };
         match outcome {
@@ -178,13 +208,20 @@ impl Target {
         Resolved { name: self.name.clone(), address, weight: self.spec.weight, passing: true }
     }
 
+    fn found(&self, found: Found) -> Resolved {
+        let Some((port, weight, host)) = found.srv else {
+            return self.at(SocketAddr::new(found.ip, self.spec.port));
+        };
+        Resolved {
+            name: if self.use_srv_name { host } else { self.name.clone() },
+            // the record's weight, unless the target is to get nothing
+            weight: if self.spec.weight == 0 { 0 } else { weight },
+            ..self.at(SocketAddr::new(found.ip, port))
+        }
+    }
+
     /// Catalog instances; those that register under a host name are looked up.
-    async fn instances(
-        &self,
-        name: &CatalogName,
-        instances: &[Instance],
-        settings: ResolveSettings,
-    ) -> Vec<Resolved> {
+    async fn instances(&self, name: &CatalogName, instances: &[Instance]) -> Vec<Resolved> {
         let mut resolved = Vec::with_capacity(instances.len());
         for instance in instances {
             if name.tag.as_ref().is_some_and(|tag| !instance.tags.contains(tag)) {
@@ -192,8 +229,10 @@ impl Target {
             }
             let addresses = match instance.address.parse::<IpAddr>() {
                 Ok(ip) => vec![SocketAddr::new(ip, instance.port)],
-                Err(_) => match lookup(&instance.address, instance.port, settings.dns_timeout).await {
-                    Ok(addresses) => addresses,
+                Err(_) => match self.dns.resolve(&instance.address, Some(Kind::A)).await {
+                    Ok(answer) => {
+                        answer.found.iter().map(|found| SocketAddr::new(found.ip, instance.port)).collect()
+                    }
                     Err(error) => {
                         tracing::warn!(instance = %instance.service_id, %error, "address cannot be resolved");
                         continue;
@@ -211,21 +250,6 @@ impl Target {
     }
 }
 
-/// All addresses of a host name.
-async fn lookup(host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>, String> {
-    let question = tokio::net::lookup_host((host, port));
-    match tokio::time::timeout(limit, question).await {
-        Err(_) => Err(format!("{host}: no answer from DNS within {limit:?}")),
-        Ok(Err(error)) => Err(format!("{host}: {error}")),
-        Ok(Ok(addresses)) => {
-            let mut addresses: Vec<SocketAddr> = addresses.collect();
-            addresses.sort_unstable();
-            addresses.dedup();
-            if addresses.is_empty() { Err(format!("{host}: no address")) } else { Ok(addresses) }
-        }
-    }
-}
-
 /// Hands the endpoints to the upstream.
 fn publish(upstream: &Upstream, targets: &[Target]) {
     let resolved = targets.iter().map(|target| target.resolved.as_slice());
@@ -235,10 +259,11 @@ fn publish(upstream: &Upstream, targets: &[Target]) {
 /// Refreshes targets as they become due; endpoints are replaced only when something changed.
 async fn follow(upstream: Arc<Upstream>, targets: Vec<Target>, settings: ResolveSettings) {
     let mut waiting = FuturesUnordered::new();
+    let settings = &settings;
     let wait = |place: usize, mut target: Target| async move {
         target.due(settings).await;
         let before = (target.resolved.clone(), target.state.clone());
-        target.refresh(settings).await;
+        target.refresh().await;
         let changed = before != (target.resolved.clone(), target.state.clone());
         (place, target, changed)
     };

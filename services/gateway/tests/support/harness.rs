@@ -127,10 +127,20 @@ pub struct Binary {
 impl Binary {
     /// Starts it and waits until it is ready.
     pub async fn start(config: &str, flags: &[&str]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_gateway")), config, flags).await
+    }
+
+    /// The same at the lowest priority.
+    pub async fn start_nice(config: &str, flags: &[&str]) -> Self {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19", env!("CARGO_BIN_EXE_gateway")]);
+        Self::start_by(command, config, flags).await
+    }
+
+    async fn start_by(mut command: Command, config: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("kong.yml");
         std::fs::write(&file, config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
         command.arg("--config").arg(&file);
         command.args(with_defaults(flags, &[]));
         let mut process = Process::spawn("gateway", command, folder.path());
