@@ -14,7 +14,7 @@ pub struct Tools {
 }
 
 /// Program to look for, package that brings it.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("initdb", "postgresql"),
     ("redis-server", "redis-server"),
     ("openssl", "openssl"),

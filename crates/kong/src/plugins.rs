@@ -1,9 +1,12 @@
 //! The tables of plugin configurations, and the names Kong knows.
 
 mod auth;
+mod jwks_auth;
 mod limits;
 mod logs;
+mod oauth2;
 mod queue;
+mod session;
 mod tracing;
 mod traffic;
 mod transform;
@@ -45,6 +48,9 @@ static PLUGINS: &[PluginSchema] = &[
     transform::RESPONSE_TRANSFORMER,
     logs::FILE_LOG,
     logs::PROMETHEUS,
+    oauth2::OAUTH2,
+    jwks_auth::JWKS_AUTH,
+    session::SESSION,
     logs::HTTP_LOG,
     logs::TCP_LOG,
     logs::UDP_LOG,
@@ -73,9 +79,6 @@ const NOT_YET: &[&str] = &[
     "statsd",
 ];
 
-/// Plugins that keep their state in Kong's database; Kong itself refuses them without one.
-const DATABASE: &[&str] = &["oauth2", "session"];
-
 /// Plugins whose configuration is Lua.
 const LUA: &[&str] = &["pre-function", "post-function"];
 
@@ -94,8 +97,6 @@ pub(crate) fn lookup(name: &str) -> Lookup {
         format!(
             "plugin '{name}' runs Lua code, which this gateway cannot run; remove it or replace it by another plugin"
         )
-    } else if DATABASE.contains(&name) {
-        format!("plugin '{name}' needs a database and cannot run from a declarative file")
     } else if NOT_YET.contains(&name) {
         format!("plugin '{name}' is not supported yet")
     } else {

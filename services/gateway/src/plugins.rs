@@ -18,10 +18,12 @@ mod export;
 mod file_log;
 mod hmac_auth;
 mod ip_restriction;
+mod jwks_auth;
 mod jwt;
 mod key_auth;
 mod limits;
 mod metrics;
+mod oauth2;
 mod opentelemetry;
 mod proxy_cache;
 mod rate_limiting;
@@ -30,6 +32,7 @@ mod remote_log;
 mod request_transformer;
 mod response_ratelimiting;
 mod response_transformer;
+mod session;
 mod size_limiting;
 mod spans;
 mod termination;
@@ -128,6 +131,11 @@ pub struct Runtime {
     metrics: metrics::Metrics,
     correlation: Arc<correlation::Source>,
     exports: export::Exports,
+    tokens: Arc<oauth2::Memory>,
+    issuers: jwks_auth::Issuers,
+    /// The key of sessions without a secret of their own.
+    session_key: [u8; 32],
+    control: tokio::runtime::Handle,
     node: Arc<Node>,
     options: Options,
     /// Runs on every request when there is an access log.
@@ -146,7 +154,14 @@ impl Runtime {
             env.options.access_log.as_ref().map(|path| {
                 Arc::new(Instance::AccessLog(access_log::AccessLog::new(files.writer(path, false))))
             });
+        let mut session_key = [0; 32];
+        aws_lc_rs::rand::fill(&mut session_key)
+            .map_err(|_| prometheus::Error::Msg("the system gives no random numbers".to_owned()))?;
         Ok(Runtime {
+            tokens: Arc::default(),
+            issuers: jwks_auth::Issuers::default(),
+            session_key,
+            control: env.control.clone(),
             exports: export::Exports::new(env.control.clone(), &env.registry)?,
             rate_limiting: rate_limiting::Shared::new(Arc::clone(&limits), &env.registry)?,
             cache: Arc::default(),
@@ -279,6 +294,22 @@ impl Runtime {
             PluginConfig::FileLog(config) => Instance::FileLog(file_log::FileLog::new(
                 self.files.writer(config.path.as_ref(), config.reopen),
             )),
+            PluginConfig::OAuth2(config) => Instance::OAuth2(Box::new(oauth2::OAuth2::new(
+                plugin.id,
+                config,
+                directory,
+                &self.tokens,
+                &self.redis,
+            )?)),
+            PluginConfig::JwksAuth(config) => Instance::JwksAuth(Box::new(jwks_auth::JwksAuth::new(
+                config,
+                directory,
+                &self.issuers,
+                &self.control,
+            )?)),
+            PluginConfig::Session(config) => {
+                Instance::Session(Box::new(session::Session::new(config, directory, &self.session_key)?))
+            }
             PluginConfig::HttpLog(config) => {
                 Instance::RemoteLog(remote_log::RemoteLog::http(config, &self.exports)?)
             }

@@ -146,6 +146,6 @@ fn write_route(text: &mut String, pad: &str, service: usize, route: usize, chang
         "{pad}  paths:\n{pad}  - {path}\n{pad}  methods: [GET, POST]\n{pad}  strip_path: false\n"
     );
     if flat {
-        let _ = write!(text, "{pad}  service: s{service}\n");
+        let _ = writeln!(text, "{pad}  service: s{service}");
     }
 }

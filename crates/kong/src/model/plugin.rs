@@ -1,8 +1,11 @@
 //! Plugins and their typed configurations.
 
 mod auth;
+mod jwks_auth;
 mod limits;
 mod logs;
+mod oauth2;
+mod session;
 mod tracing;
 mod traffic;
 mod transform;
@@ -27,9 +30,12 @@ pub use transform::{
     ResponseTransformerConfig,
 };
 
+pub use jwks_auth::{ConsumerBy, JwksAuthConfig};
 pub use logs::{
     Facility, HttpLogConfig, HttpLogMethod, QueueConfig, Severity, SyslogConfig, TcpLogConfig, UdpLogConfig,
 };
+pub use oauth2::{OAuth2Config, OAuth2Storage, Pkce};
+pub use session::{SameSite, SessionConfig};
 pub use tracing::{
     HeaderType, Inject, OpentelemetryConfig, PhaseFlavor, Propagate, Propagation, SpanName, StaticTag,
     TraceFormat, ZipkinConfig,
@@ -75,6 +81,9 @@ pub enum PluginConfig {
     Prometheus(PrometheusConfig),
     RequestTermination(RequestTerminationConfig),
     CorrelationId(CorrelationIdConfig),
+    OAuth2(Box<OAuth2Config>),
+    JwksAuth(Box<JwksAuthConfig>),
+    Session(Box<SessionConfig>),
     HttpLog(HttpLogConfig),
     TcpLog(TcpLogConfig),
     UdpLog(UdpLogConfig),
@@ -99,6 +108,10 @@ impl PluginConfig {
             PluginConfig::Acl(_) => 950,
             PluginConfig::RateLimiting(_) => 910,
             PluginConfig::Zipkin(_) => 100_000,
+            PluginConfig::Session(_) => 1900,
+            // just after jwt, whose work it does
+            PluginConfig::JwksAuth(_) => 1440,
+            PluginConfig::OAuth2(_) => 1400,
             PluginConfig::Opentelemetry(_) => 14,
             PluginConfig::ResponseRateLimiting(_) => 900,
             PluginConfig::RequestTransformer(_) => 801,

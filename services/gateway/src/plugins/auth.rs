@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use plinth_kong::{Acl, Config, Consumer, JwtAlgorithm, JwtSecret};
+use plinth_kong::{Acl, ClientType, Config, Consumer, ConsumerBy, JwtAlgorithm, JwtSecret};
 use uuid::Uuid;
 
 use crate::context::{Credential, EarlyResponse, RequestContext};
@@ -22,6 +22,13 @@ const CONSUMER_CUSTOM_ID: HeaderName = HeaderName::from_static("x-consumer-custo
 const CONSUMER_USERNAME: HeaderName = HeaderName::from_static("x-consumer-username");
 const CREDENTIAL: HeaderName = HeaderName::from_static("x-credential-identifier");
 const ANONYMOUS: HeaderName = HeaderName::from_static("x-anonymous-consumer");
+
+/// How secrets are kept and compared.
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    out
+}
 
 /// Map with short keys from the configuration.
 pub(super) type Names<T> = HashMap<Box<str>, T, RandomState>;
@@ -86,6 +93,43 @@ impl Known {
     }
 }
 
+/// The request is from here on whoever an outside identity says, if it is one of ours.
+pub(super) fn accept(ctx: &mut RequestContext, identity: Option<&Arc<Identity>>, credential: Credential) {
+    let headers = &mut ctx.head.headers;
+    match identity {
+        Some(identity) => identity.announce(headers),
+        None => {
+            for name in [CONSUMER_ID, CONSUMER_CUSTOM_ID, CONSUMER_USERNAME] {
+                headers.remove(name);
+            }
+        }
+    }
+    put(headers, CREDENTIAL, HeaderValue::from_str(&credential.identifier).ok().as_ref());
+    headers.remove(ANONYMOUS);
+    ctx.consumer = identity.map(|identity| Arc::clone(&identity.consumer));
+    ctx.credential = Some(credential);
+}
+
+/// An application of the oauth2 plugin.
+#[derive(Debug)]
+pub(super) struct OAuth2Client {
+    pub known: Known,
+    pub id: Uuid,
+    pub kind: ClientType,
+    /// SHA-256 of its secret.
+    pub secret: [u8; 32],
+    pub redirect_uris: Vec<String>,
+}
+
+impl OAuth2Client {
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            ClientType::Confidential => "confidential",
+            ClientType::Public => "public",
+        }
+    }
+}
+
 /// A jwt credential and the key its tokens are verified with.
 #[derive(Debug)]
 pub(super) struct JwtCredential {
@@ -137,6 +181,8 @@ pub(super) struct Groups {
 /// Consumers and credentials of one configuration.
 pub(super) struct Directory {
     by_name: HashMap<String, Arc<Identity>>,
+    identities: Vec<Arc<Identity>>,
+    pub oauth2: Arc<Names<Arc<OAuth2Client>>>,
     /// By `secret_is_base64`.
     jwt: [Arc<Names<Arc<JwtCredential>>>; 2],
     pub keys: Arc<Names<KeyCredential>>,
@@ -178,13 +224,39 @@ impl Directory {
             keys: Arc::new(keys.collect()),
             basic: Arc::new(basic_credentials(config, &by_id)),
             hmac: Arc::new(hmac_credentials(config, &by_id)),
+            oauth2: Arc::new(oauth2_clients(config, &by_id)),
             groups: Arc::new(groups(&config.acls)),
+            identities: by_id.into_values().collect(),
             by_name,
         }
     }
 
     pub fn jwt(&self, secret_is_base64: bool) -> Arc<Names<Arc<JwtCredential>>> {
         Arc::clone(&self.jwt[usize::from(secret_is_base64)])
+    }
+
+    /// Consumers by what an outside identity may call them; of two who fit, the first kind counts.
+    pub fn consumers_by(&self, kinds: &[ConsumerBy]) -> Arc<Names<Arc<Identity>>> {
+        let mut names = Names::default();
+        for kind in kinds.iter().rev() {
+            for identity in &self.identities {
+                let name = match kind {
+                    ConsumerBy::Username => &identity.consumer.username,
+                    ConsumerBy::CustomId => &identity.consumer.custom_id,
+                };
+                if let Some(name) = name {
+                    names.insert(name.as_str().into(), Arc::clone(identity));
+                }
+            }
+        }
+        Arc::new(names)
+    }
+
+    pub fn consumers_by_id(&self) -> Arc<Names<Arc<Identity>>> {
+        let named = self.identities.iter();
+        Arc::new(
+            named.map(|identity| (identity.consumer.id.to_string().into(), Arc::clone(identity))).collect(),
+        )
     }
 
     /// How a plugin's failures end.
@@ -196,6 +268,22 @@ impl Directory {
             }
         }
     }
+}
+
+fn oauth2_clients(config: &Config, consumers: &HashMap<Uuid, Arc<Identity>>) -> Names<Arc<OAuth2Client>> {
+    let known = config.oauth2_credentials.iter().filter_map(|credential| {
+        let identity = Arc::clone(consumers.get(&credential.consumer)?);
+        let secret = credential.client_secret.as_deref().unwrap_or_default();
+        let client = OAuth2Client {
+            known: Known::new(identity, credential.id, &credential.client_id),
+            id: credential.id,
+            kind: credential.client_type,
+            secret: sha256(secret.as_bytes()),
+            redirect_uris: credential.redirect_uris.clone(),
+        };
+        Some((credential.client_id.as_str().into(), Arc::new(client)))
+    });
+    known.collect()
 }
 
 fn basic_credentials(config: &Config, consumers: &HashMap<Uuid, Arc<Identity>>) -> Names<BasicCredential> {

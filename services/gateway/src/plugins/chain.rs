@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use super::{
     Labels, access_log, acl, basic_auth, bot_detection, correlation, cors, file_log, hmac_auth,
-    ip_restriction, jwt, key_auth, metrics, opentelemetry, proxy_cache, rate_limiting, remote_log,
-    request_transformer, response_ratelimiting, response_transformer, size_limiting, termination, zipkin,
+    ip_restriction, jwks_auth, jwt, key_auth, metrics, oauth2, opentelemetry, proxy_cache, rate_limiting,
+    remote_log, request_transformer, response_ratelimiting, response_transformer, session, size_limiting,
+    termination, zipkin,
 };
 use crate::client::{RequestBody, Ungathered};
 use crate::context::{EarlyResponse, RequestContext};
@@ -72,6 +73,9 @@ pub(super) enum Instance {
     Prometheus(metrics::Prometheus),
     RequestTermination(termination::RequestTermination),
     CorrelationId(correlation::CorrelationId),
+    OAuth2(Box<oauth2::OAuth2>),
+    JwksAuth(Box<jwks_auth::JwksAuth>),
+    Session(Box<session::Session>),
     RemoteLog(remote_log::RemoteLog),
     Opentelemetry(opentelemetry::Opentelemetry),
     Zipkin(zipkin::Zipkin),
@@ -105,6 +109,7 @@ impl Instance {
     fn looks_into_bodies(&self) -> bool {
         match self {
             Instance::KeyAuth(plugin) => plugin.looks_into_bodies(),
+            Instance::OAuth2(_) | Instance::Session(_) => true,
             Instance::HmacAuth(plugin) => plugin.looks_into_bodies(),
             Instance::RequestTransformer(plugin) => plugin.looks_into_bodies(),
             Instance::RequestTermination(plugin) => plugin.looks_into_bodies(),
@@ -116,6 +121,8 @@ impl Instance {
     fn wants_body(&self, ctx: &RequestContext) -> bool {
         match self {
             Instance::KeyAuth(plugin) => plugin.wants_body(ctx),
+            Instance::OAuth2(plugin) => plugin.wants_body(ctx),
+            Instance::Session(plugin) => plugin.wants_body(ctx),
             Instance::HmacAuth(plugin) => plugin.wants_body(ctx),
             Instance::RequestTransformer(plugin) => plugin.wants_body(ctx),
             Instance::RequestTermination(plugin) => plugin.looks_into_bodies() && plugin.applies(ctx),
@@ -222,6 +229,10 @@ impl Chain {
                 Instance::Jwt(plugin) => plugin.access(ctx),
                 Instance::KeyAuth(plugin) => plugin.access(ctx),
                 Instance::BasicAuth(plugin) => plugin.access(ctx),
+                // boxed: they wait, and are larger than all others
+                Instance::OAuth2(plugin) => Box::pin(plugin.access(ctx)).await,
+                Instance::JwksAuth(plugin) => Box::pin(plugin.access(ctx)).await,
+                Instance::Session(plugin) => plugin.access(ctx),
                 Instance::HmacAuth(plugin) => plugin.access(ctx),
                 Instance::Acl(plugin) => plugin.access(ctx),
                 Instance::IpRestriction(plugin) => plugin.access(ctx),
@@ -302,6 +313,7 @@ impl Chain {
                 Some(Instance::Cors(plugin)) => plugin.header(ctx, head),
                 Some(Instance::Opentelemetry(plugin)) => plugin.header(ctx, head),
                 Some(Instance::Zipkin(plugin)) => plugin.header(ctx, head),
+                Some(Instance::Session(plugin)) => plugin.header(ctx, head),
                 Some(Instance::ResponseTransformer(plugin)) => plugin.header(&mut head.headers),
                 Some(Instance::ResponseRateLimiting(plugin)) => plugin.header(ctx, head),
                 _ => {}

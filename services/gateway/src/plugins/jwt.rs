@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::auth::{Directory, Fallback, JwtCredential, Names};
 use crate::context::{EarlyResponse, RequestContext};
-use places::{Absent, Places};
+pub(super) use places::{Absent, Places, cookie};
 use token::{Stamp, Token};
 
 /// Tells verified tokens of one compiled plugin from those of another in the workers' caches.
