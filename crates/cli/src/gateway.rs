@@ -94,6 +94,16 @@ fn load(file: &Path) -> Result<plinth_kong::Config, Failure> {
     }
 }
 
+/// A value on one line of a table; `--output json` has all of it.
+fn short(value: &Value) -> String {
+    const WIDEST: usize = 48;
+    let text = cell(value).split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(WIDEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
 /// Exit code 1 when anything differs, as `diff` has it.
 async fn diff(file: &Path, new: Option<&Path>, admin_url: &str, access: &Access) -> Result<(), Failure> {
     let (before, after) = match new {
@@ -115,7 +125,7 @@ async fn diff(file: &Path, new: Option<&Path>, admin_url: &str, access: &Access)
         for one in &differences {
             let mut row = |change: &str, field: &str, before: &Value, after: &Value| {
                 let texts = [change, &one.collection, &one.name, field].map(str::to_owned);
-                table.row(texts.into_iter().chain([cell(before), cell(after)]).collect());
+                table.row(texts.into_iter().chain([short(before), short(after)]).collect());
             };
             match &one.kind {
                 DifferenceKind::Added => row("added", "", &Value::Null, &Value::Null),

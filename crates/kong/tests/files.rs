@@ -39,7 +39,9 @@ services:
     methods: null
     name: users
     path_handling: v0
-    paths: [/movies/{id}, /users]
+    paths:
+    - /movies/{id}
+    - /users
     preserve_host: false
     protocols: [http, https]
     regex_priority: 0

@@ -36,8 +36,9 @@ impl Document<'_> {
         let mut found = Vec::new();
         for entity in ENTITIES {
             // What is no list stays, and is complained about.
-            if let Some(Node::Seq(entries)) = head.get_mut(entity.collection).map(std::mem::take) {
-                head.shift_remove(entity.collection);
+            if matches!(head.get(entity.collection), Some(Node::Seq(_)))
+                && let Some(Node::Seq(entries)) = head.shift_remove(entity.collection)
+            {
                 take_apart(&mut found, entity, entries, None);
             }
         }

@@ -49,7 +49,7 @@ impl CatalogName {
     }
 }
 
-/// What an upstream is made of. Equal definitions share one running [`Upstream`].
+/// What an upstream is made of. Equal definitions share one running [`Upstream`](super::Upstream).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
     /// The host services name.
