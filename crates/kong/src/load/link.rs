@@ -1,4 +1,4 @@
-//! What holds between entities: ids, uniqueness, references. Runs over all of them at every load, on what [`Ready`] keeps.
+//! What holds between entities: ids, uniqueness, references. Runs over all of them at every load, on what [`Ready`](super::ready::Ready) keeps.
 
 use std::collections::{HashMap, HashSet};
 
