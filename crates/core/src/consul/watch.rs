@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 
-use super::{Client, Read, Reply};
+use super::{Client, Consistency, Read, Reply};
 use crate::Error;
 
 /// How long one query blocks. Short, because an abandoned query keeps its connection at the server until then.
@@ -23,7 +23,9 @@ const RECOVERY_SPREAD: Duration = Duration::from_millis(50);
 /// Runs `query` for ever and yields every answer, unchanged ones included (compare the index), and every error.
 ///
 /// Consul's rules: the first query does not block; an index that went backwards, an index of 0 and any error make the next
-/// query a plain one, so that a restarted server with lower indexes is noticed. After an error the stream pauses, 100 ms
+/// query a plain one, so that a restarted server with lower indexes is noticed. A plain query of a [`Consistency::Default`]
+/// watch asks consistently, and so is an answer whose index went backwards asked for again: a server that has just become
+/// leader answers default reads while it still replays its log, as if what it has not come to yet did not exist. After an error the stream pauses, 100 ms
 /// doubling up to 5 s with jitter, and less as soon as any other request of this client succeeds. A watch that finds no place for
 /// a blocking query (see [`super::Settings::max_blocking`]) polls about once per request timeout until there is one.
 pub fn watch<T, F, Fut>(client: &Client, read: Read, query: F) -> BoxStream<'static, Result<Reply<T>, Error>>
@@ -78,12 +80,20 @@ impl State {
     {
         self.pause().await;
         self.last_start = Some(Instant::now());
-        let read = Read {
-            index: self.cursor.index,
-            wait: Some(self.wait.mul_f64(0.9 + 0.2 * fastrand::f64())),
-            ..self.read.clone()
+        let read = if self.cursor.index == 0 {
+            self.plain()
+        } else {
+            let wait = self.wait.mul_f64(0.9 + 0.2 * fastrand::f64());
+            Read { index: self.cursor.index, wait: Some(wait), ..self.read.clone() }
         };
         let mut result = query(self.client.clone(), read).await;
+        if let Ok(reply) = &result
+            && reply.index < self.cursor.index
+            && self.read.consistency == Consistency::Default
+        {
+            self.cursor.index = 0;
+            result = query(self.client.clone(), self.plain()).await;
+        }
         if matches!(result, Err(Error::Saturated { .. })) {
             // No place to block in: this round becomes a poll, which is late but no failure.
             result = query(self.client.clone(), Read { index: 0, ..self.read.clone() }).await;
@@ -93,6 +103,15 @@ impl State {
             Err(_) => self.cursor.failed(),
         }
         result
+    }
+
+    /// A query that does not block, answered by a leader that has come to the end of its log.
+    fn plain(&self) -> Read {
+        let consistency = match self.read.consistency {
+            Consistency::Default => Consistency::Consistent,
+            other => other,
+        };
+        Read { index: 0, consistency, ..self.read.clone() }
     }
 
     async fn pause(&self) {
@@ -147,9 +166,66 @@ impl Cursor {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::StreamExt as _;
     use proptest::prelude::*;
 
-    use super::{Cursor, FIRST_PAUSE, LONGEST_PAUSE};
+    use super::{Cursor, FIRST_PAUSE, LONGEST_PAUSE, watch};
+    use crate::Error;
+    use crate::consul::{Client, Consistency, Read, Reply, Settings};
+
+    /// What a watch of `read` asks while the server answers with `indexes` (none: an error), and the indexes it yields.
+    async fn asked(read: Read, indexes: &[Option<u64>]) -> (Vec<(u64, Consistency)>, Vec<Option<u64>>) {
+        let client = Client::new(Settings::http(([127, 0, 0, 1], 1).into())).unwrap();
+        let left = Arc::new(Mutex::new(indexes.iter().copied().collect::<VecDeque<_>>()));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (answers, log) = (Arc::clone(&left), Arc::clone(&asked));
+        let mut replies = watch(&client, read, move |_, read| {
+            log.lock().unwrap().push((read.index, read.consistency));
+            let next = answers.lock().unwrap().pop_front().unwrap();
+            async move {
+                let reply =
+                    |index| Reply { value: (), index, known_leader: true, last_contact: Default::default() };
+                next.map(reply).ok_or(Error::LeaseLost { service_id: "none".to_owned() })
+            }
+        });
+        let mut yielded = Vec::new();
+        while !left.lock().unwrap().is_empty() {
+            yielded.push(replies.next().await.unwrap().ok().map(|reply| reply.index));
+        }
+        let asked = asked.lock().unwrap().clone();
+        (asked, yielded)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_block_asks_a_leader_that_has_replayed_its_log() {
+        use Consistency::{Consistent, Default};
+        let (asked, yielded) = asked(Read::default(), &[Some(9), Some(10), None, Some(10), Some(11)]).await;
+        assert_eq!(asked, [(0, Consistent), (9, Default), (10, Default), (0, Consistent), (10, Default)]);
+        assert_eq!(yielded, [Some(9), Some(10), None, Some(10), Some(11)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_from_the_past_is_asked_for_again_before_it_is_believed() {
+        use Consistency::{Consistent, Default};
+        let (asked, yielded) = asked(Read::default(), &[Some(9), Some(3), Some(9), Some(10)]).await;
+        assert_eq!(asked, [(0, Consistent), (9, Default), (0, Consistent), (9, Default)]);
+        assert_eq!(
+            yielded,
+            [Some(9), Some(9), Some(10)],
+            "3 is what the server had before its log was replayed"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stale_watch_stays_stale() {
+        use Consistency::Stale;
+        let (asked, yielded) = asked(Read::stale(), &[Some(9), Some(3), Some(3)]).await;
+        assert_eq!(asked, [(0, Stale), (9, Stale), (0, Stale)]);
+        assert_eq!(yielded, [Some(9), Some(3), Some(3)]);
+    }
 
     #[test]
     fn an_index_that_goes_backwards_resets() {

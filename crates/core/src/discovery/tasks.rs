@@ -100,12 +100,12 @@ impl Feed {
         }
     }
 
-    /// One plain read, then a pause; true when the slot has ended.
+    /// One read that does not block, then a pause; true when the slot has ended. Consistent, as a watch's plain queries are.
     async fn sweep(&mut self) -> bool {
         self.slot.set_watched(false);
         let reply = {
             let Ok(_turn) = self.inner.sweeps.acquire().await else { return true };
-            self.inner.client.health().service(&self.slot.name, false, &[], &Read::default()).await
+            self.inner.client.health().service(&self.slot.name, false, &[], &Read::consistent()).await
         };
         match reply {
             Ok(reply) => self.publish(reply).await,

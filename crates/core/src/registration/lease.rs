@@ -24,7 +24,7 @@ impl Leases {
 
     /// The session that holds the lease.
     pub(super) async fn holder(&self, service_id: &str) -> Result<Option<String>, Error> {
-        let pair = self.client.kv().get(&layout::lease_key(service_id), &Read::default()).await?.value;
+        let pair = self.client.kv().get(&layout::lease_key(service_id), &Read::consistent()).await?.value;
         Ok(pair.and_then(|pair| pair.session))
     }
 

@@ -233,7 +233,7 @@ impl Keeper {
     /// The document can outlive its node, when somebody deregisters the node alone. A failed read says nothing.
     async fn has_lost_its_node(&self) -> bool {
         let name = layout::node_name(&self.registration.service_id);
-        match self.registrar.client().catalog().node(&name, &Read::default()).await {
+        match self.registrar.client().catalog().node(&name, &Read::consistent()).await {
             Ok(reply) => {
                 reply.value.is_none_or(|node| !node.services.contains_key(&self.registration.service_id))
             }

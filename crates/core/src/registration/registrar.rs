@@ -160,7 +160,7 @@ impl Registrar {
     /// The document with its modify index.
     pub async fn get(&self, service_id: &str) -> Result<Option<(Document, u64)>, Error> {
         let key = layout::instance_key(service_id);
-        match self.client.kv().get(&key, &Read::default()).await?.value {
+        match self.client.kv().get(&key, &Read::consistent()).await?.value {
             Some(pair) => Ok(Some((layout::document_from(&key, &pair.value)?, pair.modify_index))),
             None => Ok(None),
         }
@@ -168,7 +168,7 @@ impl Registrar {
 
     /// All documents. One that cannot be read is left out with a warning, so that it does not hide the others.
     pub async fn list(&self) -> Result<Vec<(Document, u64)>, Error> {
-        self.list_with(&Read::default()).await.map(|reply| reply.value)
+        self.list_with(&Read::consistent()).await.map(|reply| reply.value)
     }
 
     /// Like [`Registrar::list`], with options (blocking included) and the index.
@@ -192,12 +192,14 @@ impl Registrar {
     }
 
     async fn current_check(&self, service_id: &str) -> Result<Option<HealthCheck>, Error> {
-        let checks = self.client.health().node(&layout::node_name(service_id), &Read::default()).await?.value;
+        let checks =
+            self.client.health().node(&layout::node_name(service_id), &Read::consistent()).await?.value;
         Ok(checks.into_iter().find(|check| check.check_id == layout::check_id(service_id)))
     }
 
     async fn has_node(&self, service_id: &str) -> Result<bool, Error> {
-        let node = self.client.catalog().node(&layout::node_name(service_id), &Read::default()).await?.value;
+        let node =
+            self.client.catalog().node(&layout::node_name(service_id), &Read::consistent()).await?.value;
         Ok(node.is_some_and(|found| {
             found.node.meta.get(layout::NODE_MARK.0).map(String::as_str) == Some(layout::NODE_MARK.1)
         }))

@@ -58,7 +58,7 @@ impl Directory {
     /// # Errors
     /// Consul does not answer.
     pub async fn read_now(&self, client: &Client) -> Result<Self, plinth_core::Error> {
-        let reply = client.kv().list(INSTANCE_PREFIX, &Read::default()).await?;
+        let reply = client.kv().list(INSTANCE_PREFIX, &Read::consistent()).await?;
         Ok(Self {
             documents: Arc::new(take_documents(&reply, Some(&self.documents))),
             statuses: Arc::clone(&self.statuses),
