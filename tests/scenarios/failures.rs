@@ -5,6 +5,7 @@ mod bad_input;
 mod consul;
 mod gateway;
 mod registry;
+mod shared_config;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

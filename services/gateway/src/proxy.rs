@@ -65,7 +65,8 @@ pub async fn handle(
     } else {
         client.peer.ip()
     };
-    let mut context = RequestContext {
+    // boxed once: it is large, and passes through every phase up to the log
+    let mut context = Box::new(RequestContext {
         head,
         client_ip,
         client,
@@ -85,7 +86,7 @@ pub async fn handle(
         timing,
         tries: Vec::new(),
         outcome: Outcome::default(),
-    };
+    });
     let mut cargo = Cargo { body, upgrade, active };
     let refused = match framing::refuse(&context.head) {
         _ if doubtful => Some(StatusCode::BAD_REQUEST),
@@ -221,7 +222,7 @@ fn asks_for_websocket(request: &Request<Incoming>) -> bool {
 }
 
 /// Makes the gateway's own answer: response phases and log run on it like on any other.
-fn early(mut context: RequestContext, refusal: EarlyResponse, cargo: Cargo) -> Response<ProxyBody> {
+fn early(mut context: Box<RequestContext>, refusal: EarlyResponse, cargo: Cargo) -> Response<ProxyBody> {
     let EarlyResponse { status, headers, body } = refusal;
     let raised_by_gateway = matches!(status.as_u16(), 404 | 426 | 503) || context.route.is_some();
     let (mut head, ()) = Response::new(()).into_parts();
@@ -288,7 +289,7 @@ fn milliseconds(duration: std::time::Duration) -> HeaderValue {
 
 /// Puts the last headers on, runs the header phase, and arranges for the log phase.
 fn finish(
-    mut context: RequestContext,
+    mut context: Box<RequestContext>,
     mut head: response::Parts,
     mut content: Content,
     mut ending: Ending,
@@ -320,7 +321,7 @@ fn finish(
         if chain.wants_response_headers() {
             context.outcome.response_headers = Some(head.headers.clone());
         }
-        ending.log = Some(Box::new(context));
+        ending.log = Some(context);
     }
     Response::from_parts(head, ProxyBody::new(content, ending))
 }

@@ -27,7 +27,7 @@ use crate::worker::Worker;
 /// Proxies a request that routing and plugins have let through.
 pub async fn forward(
     worker: &Rc<Worker>,
-    mut context: RequestContext,
+    mut context: Box<RequestContext>,
     entry: &RouteEntry,
     service: &ServiceEntry,
     mut cargo: Cargo,
@@ -254,7 +254,7 @@ fn nobody(endpoints: &Endpoints) -> EarlyResponse {
 }
 
 /// All tries failed: 502 or 504, counted as the upstream's answer; or the client broke off its own request.
-fn failed(mut context: RequestContext, fault: &Fault, cargo: Cargo) -> Response<ProxyBody> {
+fn failed(mut context: Box<RequestContext>, fault: &Fault, cargo: Cargo) -> Response<ProxyBody> {
     if let Fault::RequestBody(error) = fault
         && error.is::<client::TooLong>()
     {
@@ -333,7 +333,7 @@ fn note_target(context: &mut RequestContext) {
 /// Passes an upstream's answer on.
 fn answer_with(
     worker: &Rc<Worker>,
-    mut context: RequestContext,
+    mut context: Box<RequestContext>,
     service: &ServiceEntry,
     reply: Reply,
     in_flight: InFlight,
