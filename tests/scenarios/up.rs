@@ -271,6 +271,33 @@ fn gateway_commands(house: &House, folder: &Path) {
     let status = house.text(&["gateway", "status"]);
     assert!(status.contains("user-api") && status.contains("user-service.service.consul"), "{status}");
     assert!(house.json(&["gateway", "status"])["configuration_hash"].is_string());
+    explains_and_compares(house, folder);
+}
+
+fn explains_and_compares(house: &House, folder: &Path) {
+    let told = house.text(&["gateway", "explain", "/api/v1/users/1"]);
+    for word in ["proxied to user-service", "user-api", "jwt", "rate-limiting", "TARGET"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert_eq!(house.json(&["gateway", "explain", "/nowhere"])["route"], Value::Null);
+
+    let seed = std::fs::read_to_string(SEED).unwrap();
+    let changed = folder.join("changed.yml");
+    std::fs::write(&changed, seed.replacen("retries: 3", "retries: 4", 1)).unwrap();
+    let changed = changed.display().to_string();
+    let same = house.run(&["gateway", "diff", SEED, SEED]);
+    assert_eq!(same.status.code(), Some(0), "{same:?}");
+    let differs = house.run(&["gateway", "diff", SEED, &changed]);
+    assert_eq!(differs.status.code(), Some(1), "as diff has it: {differs:?}");
+    let table = String::from_utf8_lossy(&differs.stdout).into_owned();
+    let row = table.lines().find(|line| line.contains("retries")).unwrap_or_else(|| panic!("{table}"));
+    for word in ["changed", "services", "user-service", "3", "4"] {
+        assert!(row.contains(word), "{word}: {row}");
+    }
+    // One file: against what runs, which is the demo's own.
+    let running = house.run(&["gateway", "diff", &changed, "--output", "json"]);
+    assert_eq!(running.status.code(), Some(1), "{running:?}");
+    assert!(!serde_json::from_slice::<Vec<Value>>(&running.stdout).unwrap().is_empty());
 }
 
 async fn other_commands(house: &House) {

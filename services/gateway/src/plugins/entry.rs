@@ -1,13 +1,15 @@
 //! Kong's log entry, as every log plugin writes it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::{HeaderMap, StatusCode};
-use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -221,36 +223,28 @@ struct Headers<'e>(Option<&'e HeaderMap>);
 impl Serialize for Headers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for (headers, name) in
-            self.0.iter().flat_map(|headers| headers.keys().map(move |name| (headers, name)))
-        {
-            let secret = name == http::header::AUTHORIZATION || name == http::header::PROXY_AUTHORIZATION;
-            if secret {
-                map.serialize_entry(name.as_str(), "REDACTED")?;
+        // the values of a name come one after the other
+        let mut fields = self.0.into_iter().flatten().peekable();
+        while let Some((name, value)) = fields.next() {
+            let same = |next: &(&HeaderName, &HeaderValue)| next.0 == name;
+            map.serialize_key(name.as_str())?;
+            if *name == AUTHORIZATION || *name == PROXY_AUTHORIZATION {
+                map.serialize_value("REDACTED")?;
+                while fields.next_if(same).is_some() {}
+            } else if fields.peek().is_some_and(same) {
+                let mut several = vec![text(value)];
+                several.extend(std::iter::from_fn(|| fields.next_if(same).map(|(_, value)| text(value))));
+                map.serialize_value(&several)?;
             } else {
-                map.serialize_entry(name.as_str(), &Values(headers, name))?;
+                map.serialize_value(&text(value))?;
             }
         }
         map.end()
     }
 }
 
-struct Values<'e>(&'e HeaderMap, &'e http::HeaderName);
-
-impl Serialize for Values<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut values = self.0.get_all(self.1).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-        match (values.next(), values.next()) {
-            (Some(only), None) => serializer.serialize_str(&only),
-            (first, second) => {
-                let mut list = serializer.serialize_seq(None)?;
-                for value in first.into_iter().chain(second).chain(values) {
-                    list.serialize_element(&value)?;
-                }
-                list.end()
-            }
-        }
-    }
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    value.to_str().map_or_else(|_| String::from_utf8_lossy(value.as_bytes()), Cow::Borrowed)
 }
 
 struct Tries<'e>(&'e [Try]);
