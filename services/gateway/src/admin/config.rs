@@ -7,9 +7,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use plinth_kit::problem::Problem;
 use plinth_kong::Format;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Value, json};
 
-use super::entities::KINDS;
+use super::entities::{KINDS, Kind};
 use super::flatten::flattened;
 use super::{Message, Parameters, State};
 use crate::error::Error;
@@ -71,7 +72,7 @@ pub async fn replace(
     let flatten = query.get("flatten_errors").is_some_and(truthy);
     match state.0.configurator.post(&text, format, unless_same).await {
         Ok(Applied::Same) => StatusCode::NOT_MODIFIED.into_response(),
-        Ok(Applied::New(snapshot)) => (StatusCode::CREATED, Json(entities(&snapshot.config))).into_response(),
+        Ok(Applied::New(snapshot)) => (StatusCode::CREATED, Json(Entities(&snapshot.config))).into_response(),
         Err(Error::Config { faults, .. }) => {
             let mut body = refused(&faults);
             if flatten {
@@ -93,18 +94,31 @@ pub async fn replace(
     }
 }
 
-/// Every entity, by collection and id.
-fn entities(config: &plinth_kong::Config) -> Value {
-    let mut all = serde_json::Map::new();
-    for kind in KINDS {
-        let entities = kind.all(config).into_iter();
-        let by_id: serde_json::Map<String, Value> =
-            entities.filter_map(|entity| Some((entity["id"].as_str()?.to_owned(), entity))).collect();
-        if !by_id.is_empty() {
-            all.insert(kind.name.to_owned(), Value::Object(by_id));
+/// Every entity, by collection and id. Written one by one, as there may be many.
+struct Entities<'c>(&'c plinth_kong::Config);
+
+impl Serialize for Entities<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for kind in KINDS.iter().filter(|kind| kind.each(self.0).next().is_some()) {
+            map.serialize_entry(kind.name, &Collection(self.0, kind))?;
         }
+        map.end()
     }
-    Value::Object(all)
+}
+
+struct Collection<'c>(&'c plinth_kong::Config, &'static Kind);
+
+impl Serialize for Collection<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for entity in self.1.each(self.0) {
+            if let Some(id) = entity["id"].as_str() {
+                map.serialize_entry(id, &entity)?;
+            }
+        }
+        map.end()
+    }
 }
 
 fn refused(faults: &plinth_kong::Faults) -> Value {

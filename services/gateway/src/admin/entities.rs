@@ -59,16 +59,22 @@ impl Kind {
 
     /// All entities, in the order of the configuration. References to vaults stand for the values.
     pub fn all(&self, config: &Config) -> Vec<Value> {
-        fn values<T: Serialize>(items: &[T]) -> Vec<Value> {
+        self.each(config).collect()
+    }
+
+    /// The same one by one: ten thousand at once are a lot of memory.
+    pub fn each<'c>(&self, config: &'c Config) -> impl Iterator<Item = Value> + use<'c> {
+        fn values<T: Serialize>(items: &[T]) -> Box<dyn Iterator<Item = Value> + '_> {
             // entities are plain data: each has a JSON form
-            items.iter().filter_map(|item| serde_json::to_value(item).ok()).collect()
+            Box::new(items.iter().filter_map(|item| serde_json::to_value(item).ok()))
         }
-        let mut all = match self.name {
+        let name = self.name;
+        let all = match name {
             "services" => values(&config.services),
             "routes" => values(&config.routes),
             "plugins" => values(&config.plugins),
             "consumers" => values(&config.consumers),
-            "certificates" => certificates(config),
+            "certificates" => Box::new(certificates(config).into_iter()),
             "snis" => values(&config.snis),
             "ca_certificates" => values(&config.ca_certificates),
             "jwt_secrets" => values(&config.jwt_secrets),
@@ -78,28 +84,24 @@ impl Kind {
             "acls" => values(&config.acls),
             "oauth2_credentials" => values(&config.oauth2_credentials),
             "vaults" => values(&config.vaults),
-            "targets" => config.upstreams.iter().flat_map(|upstream| targets(upstream)).collect(),
-            "upstreams" => {
-                let mut upstreams = values(&config.upstreams);
-                upstreams.iter_mut().filter_map(Value::as_object_mut).for_each(|upstream| {
-                    upstream.remove("targets");
-                });
-                upstreams
-            }
-            _ => Vec::new(),
+            "targets" => Box::new(config.upstreams.iter().flat_map(|upstream| targets(upstream))),
+            "upstreams" => Box::new(values(&config.upstreams).map(|mut upstream| {
+                upstream.as_object_mut().map(|fields| fields.remove("targets"));
+                upstream
+            })),
+            _ => Box::new(std::iter::empty()),
         };
-        all.iter_mut().for_each(|entity| config.conceal(self.name, entity));
-        all
+        all.map(move |mut entity| {
+            config.conceal(name, &mut entity);
+            entity
+        })
     }
 
     /// One entity, by id or name.
     pub fn find(&self, config: &Config, wanted: &str) -> Option<Value> {
-        let all = self.all(config);
         let is = |value: &Value, field: &str| value[field].as_str() == Some(wanted);
-        let by_id = all.iter().position(|value| is(value, "id"));
-        let at =
-            by_id.or_else(|| all.iter().position(|value| !self.key.is_empty() && is(value, self.key)))?;
-        all.into_iter().nth(at)
+        let by = |field: &str| self.each(config).find(|value| is(value, field));
+        by("id").or_else(|| by(self.key))
     }
 }
 
