@@ -37,6 +37,7 @@ mod json;
 mod kv;
 mod misc;
 mod prepared;
+mod prefix;
 mod query;
 mod reply;
 mod route;
@@ -50,6 +51,7 @@ use compress::Compressor;
 use connect::Leaves;
 use filter::Filter;
 use filter::fields::Fields;
+use prefix::PrefixIndexes;
 use query::{Query, ReadOptions};
 use reply::{Handled, Reply};
 use route::{Elsewhere, Endpoint as E, Found, Route};
@@ -84,6 +86,7 @@ pub(crate) struct Server {
     /// Whether the mesh endpoints answer.
     connect: bool,
     compressor: Compressor,
+    prefixes: PrefixIndexes,
     pub runners: tokio::sync::watch::Sender<u64>,
     events: tokio::sync::watch::Sender<Vec<misc::Event>>,
 }
@@ -136,6 +139,7 @@ impl Server {
             leaves: Leaves::default(),
             connect,
             compressor: Compressor::default(),
+            prefixes: PrefixIndexes::default(),
             runners,
             events,
         }
@@ -223,7 +227,7 @@ impl Server {
             }
         };
         let reply = handled.unwrap_or_else(|early| early);
-        Ok(reply.with_header("vary", "Accept-Encoding"))
+        Ok(reply.vary())
     }
 
     /// What Consul looks at before it looks at the request itself.

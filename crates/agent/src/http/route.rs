@@ -195,6 +195,9 @@ const ROUTES: &[(&str, &str, Endpoint)] = &[
     ("/v1/txn", "PUT", E::Txn),
 ];
 
+/// Behind `/v1/`.
+const FIRST_THAT_DIFFERS: usize = 4;
+
 /// What an endpoint makes of `dc=` when it names another datacenter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Elsewhere {
@@ -295,7 +298,12 @@ pub enum Found<'a> {
 
 pub fn find(path: &str) -> Found<'_> {
     let mut best: Option<(&str, &'static str, Endpoint)> = None;
+    // all but the root differ in their fifth byte first, mostly: a byte is compared faster than a string
+    let first = path.as_bytes().get(FIRST_THAT_DIFFERS);
     for (pattern, methods, endpoint) in ROUTES {
+        if pattern.as_bytes().get(FIRST_THAT_DIFFERS) != first {
+            continue;
+        }
         let below = pattern.len() > 1 && pattern.ends_with('/');
         let fits = if below { path.starts_with(pattern) } else { path == *pattern };
         if fits && best.is_none_or(|(b, ..)| pattern.len() > b.len()) {
