@@ -186,10 +186,8 @@ fn write_entry(out: &mut Vec<u8>, entry: &KvEntry) {
     out.extend_from_slice(b"{\"LockIndex\":");
     out.extend_from_slice(digits.format(entry.lock_index).as_bytes());
     out.extend_from_slice(b",\"Key\":");
-    match super::json::compact(entry.key.as_str()) {
-        Ok(key) => out.extend_from_slice(&key),
-        Err(_) => out.extend_from_slice(b"\"\""),
-    }
+    // text goes into a vector without fail
+    let _ = super::json::append(out, entry.key.as_str());
     out.extend_from_slice(b",\"Flags\":");
     out.extend_from_slice(digits.format(entry.flags).as_bytes());
     out.extend_from_slice(b",\"Value\":");
