@@ -6,16 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
 use plinth_core::Secret;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -29,6 +21,7 @@ use crate::state::model::{Check, Node, SERF_HEALTH, Service};
 use crate::storage::Folder;
 use crate::storage::disk::{Disk, RealDisk};
 use crate::timers::{self, Timers};
+use crate::workers::{self, Workers};
 
 /// How often the certificate authority's roots are looked at.
 const AUTHORITY_LOOKED_AT_EVERY: Duration = Duration::from_secs(3600);
@@ -121,7 +114,7 @@ impl Agent {
         }
         let wanted = SocketAddr::new(settings.bind, settings.http_port);
         let bind = |source| Error::Bind { address: wanted, source };
-        let listener = TcpListener::bind(wanted).await.map_err(bind)?;
+        let listener = listen(wanted).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let (folder, state) = open(&settings).await?;
         let identity = identity(&settings, &state, address);
@@ -154,7 +147,13 @@ impl Agent {
             let guard = alarm.guard("the certificate authority");
             tasks.push(guarded(guard, authority_kept(server.clone())));
         }
-        let accept = guarded(alarm.guard("the listener"), accept(listener, server, stopped, settings));
+        let workers = Workers::start(&server)?;
+        let limits = workers::Limits {
+            connections_per_address: settings.max_connections_per_address,
+            shutdown: settings.shutdown_timeout,
+        };
+        let accept = workers::accept(listener, workers, stopped, limits);
+        let accept = guarded(alarm.guard("the listener"), accept);
         Ok(Agent { address, stop, tasks, accept: Some(accept), engine: EngineHandle(engine) })
     }
 
@@ -193,6 +192,15 @@ impl Drop for Agent {
         }
         self.engine.0.close();
     }
+}
+
+/// With a queue for many clients that connect at once: one that finds it full tries again a second later.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    const QUEUE: u32 = 4096;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
 }
 
 fn guarded(guard: Guard, part: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
@@ -293,104 +301,5 @@ async fn authority_kept(server: Arc<Server>) {
     loop {
         tokio::time::sleep(AUTHORITY_LOOKED_AT_EVERY).await;
         keep_authority(&server).await;
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    server: Arc<Server>,
-    mut stopped: watch::Receiver<bool>,
-    settings: Settings,
-) {
-    let graceful = GracefulShutdown::new();
-    let peers = Arc::new(Peers::default());
-    let mut builder = http1::Builder::new();
-    // An idle connection stays as long as its client likes, as Consul's do: who sends the next request just when the server
-    // closes cannot know whether it was done. A head that never ends holds little more than an idle connection.
-    builder.header_read_timeout(None).pipeline_flush(true);
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stopped.wait_for(|s| *s) => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // out of descriptors: give those that close a moment
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
-            }
-        };
-        let Some(place) = peers.enter(peer.ip(), settings.max_connections_per_address) else { continue };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let server = server.clone();
-        let service = service_fn(move |request| {
-            let server = server.clone();
-            async move { Ok::<_, std::convert::Infallible>(respond(server, request).await) }
-        });
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            let _place = place;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(settings.shutdown_timeout, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some connections did not finish in time");
-    }
-}
-
-/// A change is carried to its end in a task of its own, although its client may have gone: what follows the write (the time
-/// of a TTL or a session, the task that probes) must not be lost with the connection. KV writes have nothing after them.
-async fn respond(server: Arc<Server>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.method() == Method::GET || request.uri().path().starts_with("/v1/kv/") {
-        return server.handle(request).await;
-    }
-    match tokio::spawn(async move { server.handle(request).await }).await {
-        Ok(response) => response,
-        Err(error) => {
-            tracing::error!(%error, "a request's task ended badly");
-            let mut response = Response::new(Full::default());
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        }
-    }
-}
-
-/// Connections per client address.
-#[derive(Default)]
-struct Peers(parking_lot::Mutex<std::collections::HashMap<IpAddr, usize>>);
-
-struct PeerPlace {
-    peers: Arc<Peers>,
-    address: IpAddr,
-}
-
-impl Peers {
-    fn enter(self: &Arc<Self>, address: IpAddr, most: Option<usize>) -> Option<PeerPlace> {
-        let mut open = self.0.lock();
-        let count = open.entry(address).or_insert(0);
-        if most.is_some_and(|most| *count >= most) {
-            return None;
-        }
-        *count += 1;
-        Some(PeerPlace { peers: self.clone(), address })
-    }
-}
-
-impl Drop for PeerPlace {
-    fn drop(&mut self) {
-        let mut open = self.peers.0.lock();
-        if let Some(count) = open.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.address);
-            }
-        }
     }
 }

@@ -18,22 +18,43 @@ use crate::storage::Folder;
 
 mod alarm;
 mod compaction;
+mod room;
 #[cfg(test)]
 mod simulation;
 pub mod watch;
 mod writer;
 
 pub(crate) use alarm::{Alarm, Guard};
+pub(crate) use room::Room;
+
 use compaction::{Compaction, Thread};
-use watch::{Interest, Watches};
+use room::Rooms;
+use watch::Interest;
 use writer::{Refusal, Store, Writer};
 
 /// Commands waiting for the writer; beyond it writers wait.
 const QUEUE: usize = 4096;
 
+type WriteResult = Result<Written, WriteError>;
+
 struct Request {
     command: Command,
-    reply: oneshot::Sender<Result<Written, WriteError>>,
+    reply: oneshot::Sender<WriteResult>,
+    /// Where the writer of the command waits.
+    room: Arc<Room>,
+}
+
+/// What a writer is told.
+struct Answer {
+    reply: oneshot::Sender<WriteResult>,
+    outcome: WriteResult,
+}
+
+impl Answer {
+    fn give(self) {
+        // a writer that went away is not an error
+        let _ = self.reply.send(self.outcome);
+    }
 }
 
 /// An acknowledged write.
@@ -42,9 +63,16 @@ pub struct Written {
     pub outcome: Outcome,
 }
 
+/// The store as one thread sees it: those who wait by it are in one [`Room`].
 pub struct Engine {
+    store: Arc<Shared>,
+    room: Arc<Room>,
+}
+
+/// What all threads share.
+struct Shared {
     published: Arc<ArcSwap<State>>,
-    watches: Arc<Watches>,
+    rooms: Arc<Rooms>,
     refusal: Refusal,
     alarm: Alarm,
     queue: parking_lot::Mutex<Option<mpsc::Sender<Request>>>,
@@ -55,7 +83,7 @@ impl Engine {
     /// Starts the writer. `folder` is where it stores, if anywhere; `compact_after` bytes of log it snapshots.
     pub fn start(state: State, folder: Option<Folder>, compact_after: u64) -> Result<Engine, Error> {
         let published = Arc::new(ArcSwap::from_pointee(state));
-        let watches = Arc::new(Watches::default());
+        let rooms = Arc::new(Rooms::default());
         let refusal: Refusal = Arc::new(ArcSwapOption::empty());
         let alarm = Alarm::default();
         let (queue, requests) = mpsc::channel(QUEUE);
@@ -65,7 +93,7 @@ impl Engine {
             let compaction = Compaction::new(compact_after, owed, compaction::RETRY, beside);
             Store::new(folder, compaction, refusal.clone())
         });
-        let writer = Writer::new(published.clone(), watches.clone(), store);
+        let writer = Writer::new(published.clone(), rooms.clone(), store);
         let guard = alarm.guard("the writer");
         let thread = std::thread::Builder::new()
             .name("agent-writer".to_owned())
@@ -74,36 +102,45 @@ impl Engine {
                 writer.run(requests);
             })
             .map_err(Error::Thread)?;
-        Ok(Engine {
+        let room = rooms.common();
+        let store = Shared {
             published,
-            watches,
+            rooms,
             refusal,
             alarm,
             queue: parking_lot::Mutex::new(Some(queue)),
             writer: parking_lot::Mutex::new(Some(thread)),
-        })
+        };
+        Ok(Engine { store: Arc::new(store), room })
+    }
+
+    /// The same store for a thread with a room of its own, which it has to [`Room::attend`].
+    pub fn for_thread(&self) -> (Engine, Arc<Room>) {
+        let room = self.store.rooms.open();
+        (Engine { store: self.store.clone(), room: room.clone() }, room)
     }
 
     /// Why the disk refuses writes, while it does.
     pub fn read_only(&self) -> Option<Arc<String>> {
-        self.refusal.load_full()
+        self.store.refusal.load_full()
     }
 
     /// Rings when something without which the agent is none has ended by a panic.
     pub fn alarm(&self) -> &Alarm {
-        &self.alarm
+        &self.store.alarm
     }
 
     /// The newest version that is on disk.
     pub fn state(&self) -> Arc<State> {
-        self.published.load_full()
+        self.store.published.load_full()
     }
 
     /// Applies a command; comes back when it is on disk and visible.
     pub async fn write(&self, command: Command) -> Result<Written, WriteError> {
-        let queue = self.queue.lock().clone().ok_or(WriteError::Stopping)?;
+        let queue = self.store.queue.lock().clone().ok_or(WriteError::Stopping)?;
         let (reply, answer) = oneshot::channel();
-        queue.send(Request { command, reply }).await.map_err(|_| WriteError::Stopping)?;
+        let request = Request { command, reply, room: self.room.clone() };
+        queue.send(request).await.map_err(|_| WriteError::Stopping)?;
         answer.await.map_err(|_| WriteError::Stopping)?
     }
 
@@ -121,52 +158,52 @@ impl Engine {
         }
         drop(state);
         let deadline = tokio::time::Instant::now() + wait;
-        let waiter = self.watches.subscribe(interest);
+        let waiter = self.room.subscribe(interest);
         loop {
             // before the look at the state: a change that comes after that look wakes it
             let woken = waiter.woken();
             let state = self.state();
-            if index_of(&state) > after || self.watches.closed() {
+            if index_of(&state) > after || self.stopping() {
                 return state;
             }
             drop(state);
             if tokio::time::timeout_at(deadline, woken).await.is_err() {
                 return self.state();
             }
-            self.watches.count_wake();
+            self.room.count_wake();
         }
     }
 
     /// How many queries wait now.
     pub fn waiting(&self) -> usize {
-        self.watches.len()
+        self.store.rooms.waiting()
     }
 
     /// How many times a waiting query was woken so far.
     pub fn woken(&self) -> u64 {
-        self.watches.woken()
+        self.store.rooms.woken()
     }
 
     /// Whether waiting queries are being let go for good.
     pub fn stopping(&self) -> bool {
-        self.watches.closed()
+        self.store.rooms.closed()
     }
 
     /// Lets all waiting queries answer with what there is.
     pub fn release_watchers(&self) {
-        self.watches.close();
+        self.store.rooms.close();
     }
 
     /// Takes no more commands. The writer finishes what was accepted, ends and gives the folder free.
     pub fn close(&self) {
         self.release_watchers();
-        self.queue.lock().take();
+        self.store.queue.lock().take();
     }
 
     /// Closes and waits for the writer.
     pub async fn stop(&self) {
         self.close();
-        let thread = self.writer.lock().take();
+        let thread = self.store.writer.lock().take();
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
             if !matches!(joined, Ok(Ok(()))) {

@@ -1,12 +1,13 @@
 //! The HTTP surface: one function from request to answer, with Consul's manners.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -36,6 +37,7 @@ mod intentions;
 mod json;
 mod kv;
 mod misc;
+mod prefix;
 mod prepared;
 mod query;
 mod reply;
@@ -50,6 +52,7 @@ use compress::Compressor;
 use connect::Leaves;
 use filter::Filter;
 use filter::fields::Fields;
+use prefix::PrefixIndexes;
 use query::{Query, ReadOptions};
 use reply::{Handled, Reply};
 use route::{Elsewhere, Endpoint as E, Found, Route};
@@ -71,6 +74,8 @@ pub(crate) struct Identity {
     pub started: String,
 }
 
+/// One for each thread that serves: each has its own way into the engine, and shares all else.
+#[derive(Clone)]
 pub(crate) struct Server {
     pub engine: Arc<Engine>,
     pub timers: Arc<Timers>,
@@ -78,12 +83,13 @@ pub(crate) struct Server {
     pub token: Option<Secret>,
     /// Largest request body in bytes where Consul has no limit of its own.
     pub max_body: usize,
-    pub cache: Cache,
-    asked: Asked,
-    leaves: Leaves,
+    pub cache: Arc<Cache>,
+    asked: Arc<Asked>,
+    leaves: Arc<Leaves>,
     /// Whether the mesh endpoints answer.
     connect: bool,
-    compressor: Compressor,
+    compressor: Arc<Compressor>,
+    prefixes: Arc<PrefixIndexes>,
     pub runners: tokio::sync::watch::Sender<u64>,
     events: tokio::sync::watch::Sender<Vec<misc::Event>>,
 }
@@ -131,18 +137,22 @@ impl Server {
             identity,
             token,
             max_body,
-            cache: Cache::default(),
-            asked: Asked::default(),
-            leaves: Leaves::default(),
+            cache: Arc::default(),
+            asked: Arc::default(),
+            leaves: Arc::default(),
             connect,
-            compressor: Compressor::default(),
+            compressor: Arc::default(),
+            prefixes: Arc::default(),
             runners,
             events,
         }
     }
 
     pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if may_block(&parts) {
+            detach(&mut parts);
+        }
         let body = match self.read_body(body, parts.uri.path(), &parts.headers).await {
             Ok(body) => body,
             Err(reply) => return reply.into_response(),
@@ -184,18 +194,7 @@ impl Server {
     }
 
     async fn answer(&self, parts: &http::request::Parts, body: Bytes) -> Handled {
-        let raw = parts.uri.path();
-        if !escapes_are_whole(raw) {
-            let reply = Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
-            return Err(reply.with_header("connection", "close"));
-        }
-        let decoded = percent_decode_str(raw).decode_utf8_lossy();
-        if decoded.bytes().any(|b| b < 0x20 || b == 0x7f) {
-            return Err(Reply::empty(StatusCode::BAD_REQUEST));
-        }
-        if let Some(clean) = cleaned(&decoded) {
-            return Err(moved(parts, &clean));
-        }
+        let decoded = path_of(parts)?;
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
         self.authorize(&parts.headers, &query)?;
@@ -223,7 +222,7 @@ impl Server {
             }
         };
         let reply = handled.unwrap_or_else(|early| early);
-        Ok(reply.with_header("vary", "Accept-Encoding"))
+        Ok(reply.vary())
     }
 
     /// What Consul looks at before it looks at the request itself.
@@ -515,6 +514,44 @@ fn allowed(method: &Method, route: &Route<'_>) -> Option<Reply> {
     Some(Reply::text(StatusCode::METHOD_NOT_ALLOWED, &text).with_header("allow", &methods))
 }
 
+fn may_block(parts: &http::request::Parts) -> bool {
+    parts.method == Method::GET && parts.uri.query().is_some_and(|query| query.contains("index="))
+}
+
+/// Copies what lies in the connection's read buffer. A question that waits would keep that buffer from being used again: each
+/// watcher would hold a second one, and each answer would take and give back 8 KiB.
+fn detach(parts: &mut http::request::Parts) {
+    for value in parts.headers.values_mut() {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
+        }
+    }
+    let text = parts.uri.path_and_query().map_or("", |text| text.as_str());
+    if let Ok(copy) = Uri::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())) {
+        parts.uri = copy;
+    }
+}
+
+/// The decoded path. Nearly all are already what they decode and are cleaned to.
+fn path_of(parts: &http::request::Parts) -> Result<Cow<'_, str>, Reply> {
+    let raw = parts.uri.path();
+    if raw.bytes().all(|b| b > b' ' && b < 0x7f && b != b'%') && !may_need_cleaning(raw) {
+        return Ok(Cow::Borrowed(raw));
+    }
+    if !escapes_are_whole(raw) {
+        let reply = Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
+        return Err(reply.with_header("connection", "close"));
+    }
+    let decoded = percent_decode_str(raw).decode_utf8_lossy();
+    if decoded.bytes().any(|b| b < 0x20 || b == 0x7f) {
+        return Err(Reply::empty(StatusCode::BAD_REQUEST));
+    }
+    match cleaned(&decoded) {
+        Some(clean) => Err(moved(parts, &clean)),
+        None => Ok(decoded),
+    }
+}
+
 /// Whether every `%` is followed by two hexadecimal digits.
 fn escapes_are_whole(text: &str) -> bool {
     text.split('%').skip(1).all(|part| {
@@ -529,6 +566,11 @@ fn value_fits(size: usize) -> Result<(), Reply> {
     }
     let text = format!("Value for key is too large ({size} > {} bytes)", kv::LARGEST_VALUE);
     Err(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text))
+}
+
+/// Cheaper than to look for each of the parts that are cleaned away.
+fn may_need_cleaning(path: &str) -> bool {
+    path.as_bytes().windows(2).any(|pair| pair[0] == b'/' && matches!(pair[1], b'/' | b'.'))
 }
 
 /// The path without empty, `.` and `..` parts, if it has any.

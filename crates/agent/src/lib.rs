@@ -2,7 +2,7 @@
 //!
 //! It owns the catalog, the KV store, sessions and locks of a machine that has no Consul. Layers: [`state`] is the
 //! pure store; [`storage`] is its durable log; `engine` is the one writer, the readers' versions and the waiting
-//! queries; `http` is Consul's surface; `timers` and `runners` end sessions and run checks.
+//! queries; `http` is Consul's surface, served by the threads of `workers`; `timers` and `runners` end sessions and run checks.
 //!
 //! Invariants: a write is answered after it is on disk; nobody sees a state that a crash could take back; an
 //! index never goes backwards. It fails read-only when the disk refuses writes, and heals when it takes them; when a part
@@ -24,6 +24,7 @@ mod schema;
 pub mod state;
 pub mod storage;
 mod timers;
+mod workers;
 
 pub use agent::{Agent, Data, Settings};
 pub use error::{Error, WriteError};

@@ -199,7 +199,7 @@ impl Simulation {
             let (reply, answer) = oneshot::channel();
             self.now += self.random.u64(0..2000);
             let command = commands::command(&mut self.random);
-            process.writer.take_at(Request { command, reply }, self.now);
+            process.writer.take_at(Request { command, reply, room: Arc::default() }, self.now);
             answers.push(answer);
         }
         let attempted = image(process.writer.head());

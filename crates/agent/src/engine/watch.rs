@@ -1,23 +1,14 @@
-//! Who waits for what. A change wakes only those it concerns.
-//!
-//! All who wait for the same share one [`Notify`]. A map's lock is held to find, to add or to remove one, never while
-//! waiters are woken: those who are woken come back to the same maps at once, and would queue up behind the waker.
+//! Who waits for what, so that a change wakes only those it concerns. All who wait for the same share one [`Notify`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher as _, Hash};
+use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
 use crate::state::Topic;
 
 type Hasher = foldhash::fast::RandomState;
-
-/// Parts of the topic map; topics are spread over them by hash.
-const SHARDS: usize = 16;
 
 /// What a query waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,7 +26,7 @@ struct Place {
     waiting: usize,
 }
 
-/// One lock's worth of places; one goes with its last waiter.
+/// Places of one kind; one goes with its last waiter.
 struct Places<K>(HashMap<K, Place, Hasher>);
 
 impl<K> Default for Places<K> {
@@ -69,149 +60,73 @@ impl<K: Eq + Hash + Clone> Places<K> {
     }
 }
 
+/// All places of a room.
 #[derive(Default)]
-struct Prefixes {
-    places: Places<Arc<str>>,
+pub(super) struct Waiting {
+    topics: Places<Topic>,
+    /// By the set of topics. Endpoints wait for a handful of such sets.
+    sets: Places<Vec<Topic>>,
+    prefixes: Places<Arc<str>>,
     /// How many prefixes of a length there are, so that a key is looked up at those lengths only.
     lengths: BTreeMap<usize, usize>,
 }
 
-#[derive(Default)]
-pub struct Watches {
-    hasher: Hasher,
-    topics: [Mutex<Places<Topic>>; SHARDS],
-    /// By the set of topics. Endpoints wait for a handful of such sets.
-    sets: Mutex<Places<Vec<Topic>>>,
-    prefixes: Mutex<Prefixes>,
-    waiters: AtomicUsize,
-    woken: AtomicU64,
-    closed: AtomicBool,
-}
-
-/// One waiting query; its place is given up on drop.
-pub struct Waiter<'a> {
-    watches: &'a Watches,
-    interest: &'a Interest,
-    notify: Arc<Notify>,
-}
-
-impl Waiter<'_> {
-    /// Ready once anything after this call concerns the query, whether it is polled before that or not.
-    pub fn woken(&self) -> Notified<'_> {
-        self.notify.notified()
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.watches.waiters.fetch_sub(1, Ordering::Relaxed);
-        self.watches.leave(self.interest);
-    }
-}
-
-impl Watches {
-    pub fn subscribe<'a>(&'a self, interest: &'a Interest) -> Waiter<'a> {
-        self.waiters.fetch_add(1, Ordering::Relaxed);
-        let notify = match interest {
-            Interest::One(topic) => self.shard(topic).lock().enter(topic).0,
-            Interest::Any(topics) => self.sets.lock().enter(topics).0,
+impl Waiting {
+    pub fn enter(&mut self, interest: &Interest) -> Arc<Notify> {
+        match interest {
+            Interest::One(topic) => self.topics.enter(topic).0,
+            Interest::Any(topics) => self.sets.enter(topics).0,
             Interest::Prefix(prefix) => {
-                let mut prefixes = self.prefixes.lock();
-                let (notify, first) = prefixes.places.enter(prefix);
+                let (notify, first) = self.prefixes.enter(prefix);
                 if first {
-                    *prefixes.lengths.entry(prefix.len()).or_insert(0) += 1;
+                    *self.lengths.entry(prefix.len()).or_insert(0) += 1;
                 }
                 notify
             }
-        };
-        Waiter { watches: self, interest, notify }
+        }
     }
 
-    fn shard(&self, topic: &Topic) -> &Mutex<Places<Topic>> {
-        &self.topics[self.hasher.hash_one(topic) as usize % SHARDS]
-    }
-
-    fn leave(&self, interest: &Interest) {
+    pub fn leave(&mut self, interest: &Interest) {
         match interest {
             Interest::One(topic) => {
-                self.shard(topic).lock().leave(topic);
+                self.topics.leave(topic);
             }
             Interest::Any(topics) => {
-                self.sets.lock().leave(topics);
+                self.sets.leave(topics);
             }
             Interest::Prefix(prefix) => {
-                let mut prefixes = self.prefixes.lock();
-                if prefixes.places.leave(prefix)
-                    && let Some(count) = prefixes.lengths.get_mut(&prefix.len())
+                if self.prefixes.leave(prefix)
+                    && let Some(count) = self.lengths.get_mut(&prefix.len())
                 {
                     *count -= 1;
                     if *count == 0 {
-                        prefixes.lengths.remove(&prefix.len());
+                        self.lengths.remove(&prefix.len());
                     }
                 }
             }
         }
     }
 
-    /// Wakes all whom a change of `topic` concerns.
-    pub fn wake(&self, topic: &Topic) {
-        let own = self.shard(topic).lock().0.get(topic).map(|place| place.notify.clone());
-        if let Some(notify) = own {
-            notify.notify_waiters();
-        }
+    /// Adds the places that a change of `topic` concerns.
+    pub fn concerned(&self, topic: &Topic, found: &mut Vec<Arc<Notify>>) {
+        let own = self.topics.0.get(topic);
+        found.extend(own.map(|place| place.notify.clone()));
         match topic {
-            Topic::Key(key) => self.wake_prefixes(key),
-            _ => self.wake_sets(topic),
+            Topic::Key(key) => {
+                let lengths = self.lengths.range(..=key.len()).map(|(length, _)| *length);
+                let places = lengths.filter_map(|length| self.prefixes.0.get(key.get(..length)?));
+                found.extend(places.map(|place| place.notify.clone()));
+            }
+            _ => {
+                let sets = self.sets.0.iter().filter(|(topics, _)| topics.contains(topic));
+                found.extend(sets.map(|(_, place)| place.notify.clone()));
+            }
         }
     }
 
-    fn wake_prefixes(&self, key: &str) {
-        let concerned: Vec<Arc<Notify>> = {
-            let prefixes = self.prefixes.lock();
-            let lengths = prefixes.lengths.range(..=key.len()).map(|(length, _)| *length);
-            let found = lengths.filter_map(|length| prefixes.places.0.get(key.get(..length)?));
-            found.map(|place| place.notify.clone()).collect()
-        };
-        concerned.iter().for_each(|notify| notify.notify_waiters());
-    }
-
-    fn wake_sets(&self, topic: &Topic) {
-        let concerned: Vec<Arc<Notify>> = {
-            let sets = self.sets.lock();
-            let found = sets.0.iter().filter(|(topics, _)| topics.contains(topic));
-            found.map(|(_, place)| place.notify.clone()).collect()
-        };
-        concerned.iter().for_each(|notify| notify.notify_waiters());
-    }
-
-    /// How many wait now.
-    pub fn len(&self) -> usize {
-        self.waiters.load(Ordering::Relaxed)
-    }
-
-    /// Called by a waiter that was woken.
-    pub fn count_wake(&self) {
-        self.woken.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many times a waiting query was woken so far, by a change that concerned it or at the end.
-    pub fn woken(&self) -> u64 {
-        self.woken.load(Ordering::Relaxed)
-    }
-
-    pub fn closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    /// Wakes everybody, for good.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        fn all<K>(places: &Places<K>) -> Vec<Arc<Notify>> {
-            places.0.values().map(|place| place.notify.clone()).collect()
-        }
-        let mut waiting: Vec<_> = self.topics.iter().flat_map(|shard| all(&shard.lock())).collect();
-        waiting.extend(all(&self.sets.lock()));
-        waiting.extend(all(&self.prefixes.lock().places));
-        waiting.iter().for_each(|notify| notify.notify_waiters());
+    pub fn all(&self) -> Vec<Arc<Notify>> {
+        let topics = self.topics.0.values();
+        let all = topics.chain(self.sets.0.values()).chain(self.prefixes.0.values());
+        all.map(|place| place.notify.clone()).collect()
     }
 }

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc::{self, error::TryRecvError};
-use tokio::sync::oneshot;
 
 use super::compaction::Compaction;
-use super::watch::Watches;
-use super::{Request, Written, now};
+use super::room::{Room, Rooms};
+use super::{Answer, Request, Written, now};
 use crate::error::WriteError;
 use crate::state::{Applied, Command, State, Topic};
 use crate::storage::{Entry, Folder, frame};
@@ -47,7 +46,7 @@ pub(super) struct Writer {
     checkpoint: Arc<State>,
     applied: Vec<(u64, Command)>,
     published: Arc<ArcSwap<State>>,
-    watches: Arc<Watches>,
+    rooms: Arc<Rooms>,
     store: Option<Store>,
     batch: Batch,
 }
@@ -62,8 +61,8 @@ struct Batch {
 }
 
 struct Done {
-    reply: oneshot::Sender<Result<Written, WriteError>>,
-    result: Result<Written, WriteError>,
+    answer: Answer,
+    room: Arc<Room>,
 }
 
 impl Store {
@@ -114,10 +113,10 @@ impl Store {
 }
 
 impl Writer {
-    pub fn new(published: Arc<ArcSwap<State>>, watches: Arc<Watches>, store: Option<Store>) -> Writer {
+    pub fn new(published: Arc<ArcSwap<State>>, rooms: Arc<Rooms>, store: Option<Store>) -> Writer {
         let checkpoint = published.load_full();
         let head = State::clone(&checkpoint);
-        Writer { head, checkpoint, applied: Vec::new(), published, watches, store, batch: Batch::default() }
+        Writer { head, checkpoint, applied: Vec::new(), published, rooms, store, batch: Batch::default() }
     }
 
     /// Until nobody can send any more.
@@ -162,7 +161,7 @@ impl Writer {
     }
 
     pub(super) fn take_at(&mut self, request: Request, at: u64) {
-        let Request { command, reply } = request;
+        let Request { command, reply, room } = request;
         let (Applied { outcome, changed, topics }, torn) = self.head.apply_unguarded(&command, at);
         let mut result = outcome.map_err(WriteError::from);
         if torn {
@@ -178,7 +177,8 @@ impl Writer {
             self.batch.topics.extend(topics);
             self.applied.push((at, command));
         }
-        self.batch.done.push(Done { reply, result: result.map(|outcome| Written { outcome }) });
+        let outcome = result.map(|outcome| Written { outcome });
+        self.batch.done.push(Done { answer: Answer { reply, outcome }, room });
     }
 
     /// Adds the command that was just applied to the batch's frame.
@@ -226,13 +226,12 @@ impl Writer {
                 self.checkpoint = Arc::new(self.head.clone());
                 self.applied.clear();
                 self.published.store(self.checkpoint.clone());
-                for answer in done.drain(..) {
-                    // a writer that went away is not an error
-                    let _ = answer.reply.send(answer.result);
+                for Done { answer, room } in done.drain(..) {
+                    room.answer(answer);
                 }
-                for topic in topics.drain(..) {
-                    self.watches.wake(&topic);
-                }
+                self.rooms.wake(topics);
+                topics.clear();
+                self.rooms.ring();
                 if let Some(store) = &mut self.store {
                     store.compaction.after_commit(&mut store.folder, &self.head);
                 }
@@ -242,9 +241,10 @@ impl Writer {
                 self.head = State::clone(&self.checkpoint);
                 self.applied.clear();
                 topics.clear();
-                for answer in done.drain(..) {
-                    let _ = answer.reply.send(Err(WriteError::ReadOnly(text.clone())));
+                for Done { answer, room } in done.drain(..) {
+                    room.answer(Answer { outcome: Err(WriteError::ReadOnly(text.clone())), ..answer });
                 }
+                self.rooms.ring();
             }
         }
     }
@@ -254,6 +254,8 @@ impl Writer {
 mod tests {
     use super::super::compaction::{RETRY, Thread};
     use super::super::tests::registration;
+    use tokio::sync::oneshot;
+
     use super::*;
     use crate::state::command::{SetMode, TxnOp};
     use crate::storage::disk::RealDisk;
@@ -293,7 +295,7 @@ mod tests {
                 let (reply, _answer) = oneshot::channel();
                 // a refusal is part of the history
                 let _outcome = expected.apply(&command, now());
-                writer.take(Request { command, reply });
+                writer.take(Request { command, reply, room: Arc::default() });
             }
             writer.commit();
         }

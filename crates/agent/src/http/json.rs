@@ -53,8 +53,13 @@ impl<F: Formatter> Formatter for Go<F> {
 /// Compact, without a newline.
 pub fn compact<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
     let mut out = Vec::with_capacity(512);
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Go(CompactFormatter)))?;
+    append(&mut out, value)?;
     Ok(out.into())
+}
+
+/// The same at the end of `out`.
+pub fn append<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), serde_json::Error> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, Go(CompactFormatter)))
 }
 
 /// A text as a JSON string.

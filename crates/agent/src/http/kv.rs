@@ -55,8 +55,8 @@ impl Server {
         let options = ReadOptions::parse(&call.query)?;
         let prefix = call.rest;
         let interest = || Interest::Prefix(prefix.into());
-        let state = self.wait(&options, interest, |s| s.kv_prefix_index(prefix)).await;
-        let index = state.kv_prefix_index(prefix);
+        let state = self.wait(&options, interest, |s| self.prefixes.of(s, prefix)).await;
+        let index = self.prefixes.of(&state, prefix);
         if state.kv_under(prefix).next().is_none() {
             return Ok(Reply::empty(StatusCode::NOT_FOUND).at(index));
         }
@@ -69,8 +69,8 @@ impl Server {
         let prefix = call.rest;
         let separator = call.query.filled("separator").or(call.query.filled("seperator")).unwrap_or_default();
         let interest = || Interest::Prefix(prefix.into());
-        let state = self.wait(&options, interest, |s| s.kv_prefix_index(prefix)).await;
-        let index = state.kv_prefix_index(prefix);
+        let state = self.wait(&options, interest, |s| self.prefixes.of(s, prefix)).await;
+        let index = self.prefixes.of(&state, prefix);
         if !prefix.is_empty() && state.kv_under(prefix).next().is_none() {
             return Ok(Reply::empty(StatusCode::NOT_FOUND).at(index));
         }
@@ -186,10 +186,8 @@ fn write_entry(out: &mut Vec<u8>, entry: &KvEntry) {
     out.extend_from_slice(b"{\"LockIndex\":");
     out.extend_from_slice(digits.format(entry.lock_index).as_bytes());
     out.extend_from_slice(b",\"Key\":");
-    match super::json::compact(entry.key.as_str()) {
-        Ok(key) => out.extend_from_slice(&key),
-        Err(_) => out.extend_from_slice(b"\"\""),
-    }
+    // text goes into a vector without fail
+    let _ = super::json::append(out, entry.key.as_str());
     out.extend_from_slice(b",\"Flags\":");
     out.extend_from_slice(digits.format(entry.flags).as_bytes());
     out.extend_from_slice(b",\"Value\":");

@@ -1,5 +1,6 @@
 //! The query part of a request: pairs, and the options every read understands.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -11,33 +12,46 @@ use crate::duration;
 const DEFAULT_WAIT: Duration = Duration::from_secs(5 * 60);
 const LONGEST_WAIT: Duration = Duration::from_secs(10 * 60);
 
-/// Decoded pairs in the order given.
+/// Decoded pairs in the order given, as places in one text: every request makes one of these.
 #[derive(Debug, Default)]
-pub struct Query(Vec<(String, String)>);
+pub struct Query {
+    text: String,
+    pairs: Vec<(Range<usize>, Range<usize>)>,
+}
 
 impl Query {
     pub fn parse(raw: &str) -> Query {
-        let decode = |text: &str| {
-            if !text.bytes().any(|b| b == b'+' || b == b'%') {
-                return text.to_owned();
-            }
-            let spaced = text.replace('+', " ");
-            percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
-        };
-        let pairs = raw.split(['&', ';']).filter(|p| !p.is_empty()).map(|pair| {
+        let mut query = Query { text: String::with_capacity(raw.len()), pairs: Vec::new() };
+        for pair in raw.split(['&', ';']).filter(|p| !p.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name), decode(value))
-        });
-        Query(pairs.collect())
+            let places = (query.add(name), query.add(value));
+            query.pairs.push(places);
+        }
+        query
+    }
+
+    fn add(&mut self, part: &str) -> Range<usize> {
+        let start = self.text.len();
+        if part.bytes().any(|b| b == b'+' || b == b'%') {
+            let spaced = part.replace('+', " ");
+            self.text.push_str(&percent_decode_str(&spaced).decode_utf8_lossy());
+        } else {
+            self.text.push_str(part);
+        }
+        start..self.text.len()
+    }
+
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(name, value)| (&self.text[name.clone()], &self.text[value.clone()]))
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(n, _)| n == name)
+        self.pairs().any(|(n, _)| n == name)
     }
 
     /// The first value of a name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.pairs().find(|(n, _)| *n == name).map(|(_, v)| v)
     }
 
     /// The first value that is not empty.
@@ -46,16 +60,12 @@ impl Query {
     }
 
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
-        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
-    }
-
-    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.pairs().filter(move |(n, _)| *n == name).map(|(_, v)| v)
     }
 
     /// Sorted and encoded again, as Consul prints it in errors.
     pub fn sorted(&self) -> String {
-        let mut pairs = self.0.clone();
+        let mut pairs: Vec<_> = self.pairs().collect();
         pairs.sort();
         let encode = |s: &str| {
             percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC)

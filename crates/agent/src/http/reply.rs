@@ -85,6 +85,12 @@ impl Reply {
         self
     }
 
+    /// Every answer says that it depends on what the client takes.
+    pub fn vary(mut self) -> Reply {
+        self.headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        self
+    }
+
     /// The headers of a read.
     pub fn at(mut self, index: u64) -> Reply {
         let mut digits = itoa::Buffer::new();

@@ -1,0 +1,235 @@
+//! The listening side: one acceptor, and threads that each serve their connections alone.
+//!
+//! A thread has a runtime and a room of its own, so that a request goes from its first byte to its answer without a lock
+//! that others want or a wake-up across threads; only a write goes to the writer and comes back by the room's bell.
+
+use std::net::IpAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::Error;
+use crate::http::Server;
+
+/// Beyond that many the one writer and the memory's speed are the limit, and each costs a stack.
+const MOST: usize = 4;
+
+/// What the acceptor keeps to.
+pub(crate) struct Limits {
+    pub connections_per_address: Option<usize>,
+    /// How long requests that run are waited for at the end.
+    pub shutdown: Duration,
+}
+
+enum Order {
+    Serve(std::net::TcpStream, Place),
+    Drain(Duration),
+}
+
+struct Worker {
+    orders: mpsc::UnboundedSender<Order>,
+    /// Shared with its connections: counts them.
+    load: Arc<()>,
+    /// Closed when the thread has ended.
+    ended: oneshot::Receiver<()>,
+}
+
+/// The threads that serve, one for each processor. Dropping them ends them without waiting.
+pub(crate) struct Workers(Vec<Worker>);
+
+impl Workers {
+    pub fn start(server: &Server) -> Result<Workers, Error> {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let workers = (0..processors.min(MOST)).map(|number| Worker::start(number, server));
+        workers.collect::<Result<_, _>>().map(Workers).map_err(Error::Thread)
+    }
+
+    /// Hands a connection to the thread with the fewest.
+    fn serve(&self, stream: TcpStream, place: PeerPlace) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let stream = stream.into_std()?;
+        if let Some(worker) = self.0.iter().min_by_key(|worker| Arc::strong_count(&worker.load)) {
+            let place = Place { _of_peer: place, _of_worker: worker.load.clone() };
+            // of a thread that is gone: the connection is closed here
+            let _ = worker.orders.send(Order::Serve(stream, place));
+        }
+        Ok(())
+    }
+
+    /// Lets what runs finish, for as long as `limit`.
+    async fn drain(self, limit: Duration) {
+        for worker in &self.0 {
+            // one that is gone has nothing left to finish
+            let _ = worker.orders.send(Order::Drain(limit));
+        }
+        for worker in self.0 {
+            // comes back with an error: nothing is ever sent
+            let _ = worker.ended.await;
+        }
+    }
+}
+
+impl Worker {
+    fn start(number: usize, server: &Server) -> std::io::Result<Worker> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let (alive, ended) = oneshot::channel::<()>();
+        let guard = server.engine.alarm().guard("a thread that serves");
+        let server = server.clone();
+        std::thread::Builder::new().name(format!("agent-http-{number}")).spawn(move || {
+            let _held_to_the_end = (alive, guard);
+            runtime.block_on(work(server, inbox));
+            // its connections end with it
+            drop(runtime);
+        })?;
+        Ok(Worker { orders, load: Arc::default(), ended })
+    }
+}
+
+/// A worker's life.
+async fn work(mut server: Server, mut orders: mpsc::UnboundedReceiver<Order>) {
+    let (engine, room) = server.engine.for_thread();
+    server.engine = Arc::new(engine);
+    let server = Arc::new(server);
+    tokio::spawn(async move { room.attend().await });
+    let graceful = GracefulShutdown::new();
+    let mut builder = http1::Builder::new();
+    // An idle connection stays as long as its client likes, as Consul's do: who sends the next request just when the server
+    // closes cannot know whether it was done. A head that never ends holds little more than an idle connection.
+    builder.header_read_timeout(None);
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Serve(stream, place) => match TcpStream::from_std(stream) {
+                Ok(stream) => serve(&builder, &graceful, &server, stream, place),
+                Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+            },
+            Order::Drain(limit) => {
+                if tokio::time::timeout(limit, graceful.shutdown()).await.is_err() {
+                    tracing::warn!("some connections did not finish in time");
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Serves a connection in a task of its own.
+fn serve(
+    builder: &http1::Builder,
+    graceful: &GracefulShutdown,
+    server: &Arc<Server>,
+    stream: TcpStream,
+    place: Place,
+) {
+    let server = server.clone();
+    let service = service_fn(move |request| {
+        let server = server.clone();
+        async move { Ok::<_, std::convert::Infallible>(respond(server, request).await) }
+    });
+    let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::spawn(async move {
+        let _place = place;
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+}
+
+/// A change is carried to its end in a task of its own, although its client may have gone: what follows the write (the time
+/// of a TTL or a session, the task that probes) must not be lost with the connection. KV writes have nothing after them.
+async fn respond(server: Arc<Server>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() == Method::GET || request.uri().path().starts_with("/v1/kv/") {
+        return server.handle(request).await;
+    }
+    match tokio::spawn(async move { server.handle(request).await }).await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::error!(%error, "a request's task ended badly");
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    }
+}
+
+/// Accepts until it is told to stop, then lets the workers finish.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    workers: Workers,
+    mut stopped: watch::Receiver<bool>,
+    limits: Limits,
+) {
+    let peers = Arc::new(Peers::default());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.wait_for(|s| *s) => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // out of descriptors: give those that close a moment
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let Some(place) = peers.enter(peer.ip(), limits.connections_per_address) else { continue };
+        if let Err(error) = workers.serve(stream, place) {
+            // the client was faster in leaving
+            tracing::debug!(%error, "cannot serve a connection");
+        }
+    }
+    drop(listener);
+    workers.drain(limits.shutdown).await;
+}
+
+/// Held by a connection: its address has one more, and so has its worker.
+struct Place {
+    _of_peer: PeerPlace,
+    _of_worker: Arc<()>,
+}
+
+/// Connections per client address.
+#[derive(Default)]
+struct Peers(parking_lot::Mutex<std::collections::HashMap<IpAddr, usize>>);
+
+struct PeerPlace {
+    peers: Arc<Peers>,
+    address: IpAddr,
+}
+
+impl Peers {
+    fn enter(self: &Arc<Self>, address: IpAddr, most: Option<usize>) -> Option<PeerPlace> {
+        let mut open = self.0.lock();
+        let count = open.entry(address).or_insert(0);
+        if most.is_some_and(|most| *count >= most) {
+            return None;
+        }
+        *count += 1;
+        Some(PeerPlace { peers: self.clone(), address })
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        let mut open = self.peers.0.lock();
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
