@@ -14,7 +14,7 @@ use plinth_core::Secret;
 
 use crate::engine::Engine;
 use crate::engine::watch::Interest;
-use crate::state::State;
+use crate::state::{State, Table};
 use crate::timers::Timers;
 
 mod agent;
@@ -23,9 +23,11 @@ mod agent_health;
 mod cache;
 mod cached;
 mod catalog;
+pub(crate) mod chain;
 mod compress;
 mod config_entry;
 mod connect;
+mod coordinates;
 mod decode;
 mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -35,6 +37,7 @@ mod health;
 mod intentions;
 mod json;
 mod kv;
+mod membership;
 mod misc;
 mod prepared;
 mod query;
@@ -42,7 +45,9 @@ mod reply;
 mod route;
 mod session;
 mod sidecar;
+mod snapshot;
 mod txn;
+mod ui;
 
 use cache::Cache;
 use cached::Asked;
@@ -83,6 +88,8 @@ pub(crate) struct Server {
     leaves: Leaves,
     /// Whether the mesh endpoints answer.
     connect: bool,
+    /// What a new certificate authority's trust domain is called after; by default a new id.
+    pub cluster: Option<uuid::Uuid>,
     compressor: Compressor,
     pub runners: tokio::sync::watch::Sender<u64>,
     events: tokio::sync::watch::Sender<Vec<misc::Event>>,
@@ -135,6 +142,7 @@ impl Server {
             asked: Asked::default(),
             leaves: Leaves::default(),
             connect,
+            cluster: None,
             compressor: Compressor::default(),
             runners,
             events,
@@ -158,7 +166,11 @@ impl Server {
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }
-        let limit = if path.starts_with("/v1/kv/") { kv::LARGEST_VALUE } else { self.max_body };
+        let limit = match path {
+            "/v1/snapshot" => snapshot::LARGEST,
+            path if path.starts_with("/v1/kv/") => kv::LARGEST_VALUE,
+            _ => self.max_body,
+        };
         let too_large = |size: u64| {
             let text = format!(
                 "Request body({size} bytes) too large, max size: {limit} bytes. See https://www.consul.io/docs/agent/options.html#kv_max_value_size."
@@ -316,6 +328,14 @@ impl Server {
             E::ConnectLeaf => Box::pin(self.connect_leaf(call)).await,
             E::OperatorAutopilot => Box::pin(self.operator_autopilot(call)).await,
             E::HealthIngress => self.health_ingress(call).await,
+            E::DiscoveryChain => self.discovery_chain(call).await,
+            E::Snapshot => Box::pin(self.snapshot(call)).await,
+            E::CoordinateNodes => self.coordinate_nodes(call).await,
+            E::CoordinateNode => self.coordinate_node(call).await,
+            E::CoordinateUpdate => Box::pin(self.coordinate_update(call)).await,
+            E::UiNodes => self.ui_nodes(call).await,
+            E::UiNode => self.ui_node(call).await,
+            E::UiServices => self.ui_services(call).await,
             other => self.dispatch_small(other, call),
         }
     }
@@ -330,8 +350,6 @@ impl Server {
             E::AgentMetrics => self.agent_metrics(call),
             E::EventFire => self.event_fire(call),
             E::CoordinateDatacenters => self.coordinate_datacenters(call),
-            E::CoordinateNodes => self.coordinate_nodes(call),
-            E::CoordinateNode => self.coordinate_node(call),
             E::OperatorRaft => self.operator_raft(call),
             E::OperatorHealth => self.operator_health(call),
             E::IntentionMatch => self.intention_match(call),
@@ -339,19 +357,11 @@ impl Server {
             E::ConnectAuthorize => self.connect_authorize(call),
             E::OperatorRaftPeer => self.operator_raft_peer(call),
             E::OperatorKeyring => self.operator_keyring(),
-            E::CoordinateUpdate => self.coordinate_update(call),
             E::AgentReload => Ok(Reply::ok()),
-            E::AgentForceLeave => {
-                Err(Reply::internal(&format!("agent: No node found with name '{}'", call.rest)))
-            }
-            E::AgentJoin | E::AgentLeave => {
-                Err(Reply::internal("this agent is single-node: it cannot join or leave a cluster"))
-            }
-            E::DiscoveryChain => self.discovery_chain(call),
-            E::Snapshot => {
-                let text = "this agent takes snapshots by itself, in its data folder: copy that folder";
-                Err(Reply::text(StatusCode::NOT_IMPLEMENTED, text))
-            }
+            E::AgentForceLeave => self.agent_force_leave(call),
+            E::AgentJoin => self.agent_join(call),
+            E::AgentLeave => Err(Reply::internal("this agent is single-node: it cannot leave a cluster")),
+            E::AgentMonitor => self.agent_monitor(call),
             // everything above is named; a route without a handler is a fault of this program
             other => {
                 tracing::error!(endpoint = ?other, "a route leads nowhere");
@@ -432,7 +442,13 @@ impl Server {
             Ok(reply) if reply.status == StatusCode::OK => Ok(reply.body),
             Ok(reply) | Err(reply) => Err(reply),
         };
-        self.cache.get_or_encode(&call.question(), index, encode).map(Reply::encoded)
+        let mut question = call.question();
+        if call.query.has("near") {
+            // what is near moves without what is asked for
+            question
+                .push_str(itoa::Buffer::new().format(self.engine.state().table_index(Table::Coordinates)));
+        }
+        self.cache.get_or_encode(&question, index, encode).map(Reply::encoded)
     }
 
     /// The same for a read that the catalog answers: a refusal has its headers.
@@ -447,14 +463,6 @@ impl Server {
         }
         let chosen: Vec<&T> = items.iter().filter(|i| filter.accepts(*i)).collect();
         Reply::json(&chosen, call.pretty)
-    }
-
-    /// `near`: the named node first; nobody else has a coordinate.
-    fn nearest_first<T>(&self, call: &Call<'_>, items: &mut [T], node_of: impl Fn(&T) -> &String) {
-        if let Some(near) = call.query.filled("near") {
-            let near = if near == "_agent" { self.node_name() } else { near };
-            items.sort_by_key(|i| !node_of(i).eq_ignore_ascii_case(near));
-        }
     }
 }
 

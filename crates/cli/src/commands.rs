@@ -119,6 +119,9 @@ pub struct Agent {
     /// Turn the service mesh on: certificate authority, leaf certificates, as Consul's connect { enabled = true }
     #[arg(long)]
     pub connect: bool,
+    /// What a new mesh's trust domain is called after, as Consul's ca_config { cluster_id } [default: a new id]
+    #[arg(long, value_name = "UUID", requires = "connect")]
+    pub connect_cluster_id: Option<uuid::Uuid>,
     /// Most connections of one client address, as Consul's http_max_conns_per_client (200 there) [default: no limit]
     #[arg(long, value_name = "COUNT")]
     pub max_connections_per_address: Option<usize>,

@@ -174,6 +174,16 @@ impl Fields {
         }
     }
 
+    /// The time between two things: none at all is no time, and a negative one is zero, which whoever uses it refuses.
+    pub fn period(&mut self, names: &[&str]) -> Decoded<Option<Duration>> {
+        let negative = self.map.iter().any(|(key, value)| {
+            let below =
+                value.as_f64().is_some_and(|n| n < 0.0) || value.as_str().is_some_and(|t| t.starts_with('-'));
+            below && names.iter().any(|name| key.eq_ignore_ascii_case(name))
+        });
+        Ok(self.duration(names)?.filter(|time| negative || !time.is_zero()))
+    }
+
     pub fn list(&mut self, names: &[&str]) -> Decoded<Option<Vec<Value>>> {
         self.list_of(names, "[]interface {}")
     }
@@ -283,11 +293,6 @@ fn proxy(fields: &mut Fields) -> Decoded<Proxy> {
     }
     if let Some(fault) = faults.values.into_iter().next() {
         return Err(Malformed(fault));
-    }
-    for upstream in read.get_mut("Upstreams").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(upstream) = upstream.as_object_mut() {
-            upstream.entry("DestinationType").or_insert_with(|| Value::from("service"));
-        }
     }
     // what says nothing and what is absent are printed alike, so they are kept alike
     schema::strip(schema::PROXY, &mut read);
@@ -485,9 +490,9 @@ pub fn agent_check(value: Value, form: Form) -> Decoded<AgentCheck> {
         service_id: fields.name(&["ServiceID", "service_id"])?,
         status: fields.text(&["Status"])?,
         script: !args.is_empty() || !docker.is_empty() || !script.is_empty(),
-        interval: fields.duration(&["Interval"])?.filter(|d| !d.is_zero()),
+        interval: fields.period(&["Interval"])?,
         timeout: fields.duration(&["Timeout"])?,
-        ttl: fields.duration(&["TTL"])?.filter(|d| !d.is_zero()),
+        ttl: fields.period(&["TTL"])?,
         deregister_after: fields
             .duration(&["DeregisterCriticalServiceAfter", "deregister_critical_service_after"])?,
         success_before_passing: count(fields.number(&["SuccessBeforePassing", "success_before_passing"])?),

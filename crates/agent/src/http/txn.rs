@@ -43,7 +43,7 @@ enum Item<'a> {
     Kv(Shown<'a>),
     Node(&'a Node),
     Service(&'a Service),
-    Check(&'a Check),
+    Check(Box<Check>),
 }
 
 #[derive(Serialize)]
@@ -119,7 +119,9 @@ impl Server {
         } else if let Some(check) = fields.take(&["Check"]) {
             let mut fields = Fields::new(check)?;
             let verb = fields.text(&["Verb"])?;
-            let check = decode::check(fields.take(&["Check"]).unwrap_or_default())?;
+            let mut check = decode::check(fields.take(&["Check"]).unwrap_or_default())?;
+            // not taken over by a transaction
+            check.kind.clear();
             fields.finish()?;
             Some(TxnOp::Check { verb, check: Box::new(check) })
         } else {
@@ -180,7 +182,10 @@ fn answer(outcome: &Outcome, reads: bool, pretty: bool) -> Reply {
         &TxnResult::Kv { ref entry, with_value } => Item::Kv(shown(entry, with_value)),
         TxnResult::Node(node) => Item::Node(node),
         TxnResult::Service(service) => Item::Service(service),
-        TxnResult::Check(check) => Item::Check(check),
+        // their answers do not tell a check's type
+        TxnResult::Check(check) => {
+            Item::Check(Box::new(Check { kind: String::new(), ..Check::clone(check) }))
+        }
     };
     let answer = Answer {
         results: (!failed).then(|| results.iter().map(item).collect()),

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::http::chain::compile::{Overrides, Wanted, compile};
 use crate::schema::time_text;
 use crate::state::State;
 use crate::state::config::ConfigEntry;
@@ -22,6 +23,12 @@ pub fn normalize(entry: &mut ConfigEntry) {
         "proxy-defaults" => "global".clone_into(&mut entry.name),
         "service-router" => {
             for route in entry.fields.get_mut("Routes").and_then(Value::as_array_mut).into_iter().flatten() {
+                // Consul does it only for routes that name methods
+                let http = route.get("Match").and_then(|matched| matched.get("HTTP"));
+                let methods = http.and_then(|http| http.get("Methods")).and_then(Value::as_array);
+                if methods.is_none_or(|methods| methods.is_empty()) {
+                    continue;
+                }
                 if let Some(Value::Object(destination)) = route.get_mut("Destination") {
                     destination.entry("Namespace").or_insert_with(|| Value::from("default"));
                 }
@@ -238,52 +245,115 @@ fn terminating(fields: &Map<String, Value>) -> Verdict {
     Ok(())
 }
 
-/// The entry among the others: routing and splitting need a protocol that can be routed, and subsets must exist.
+/// The entry among the others: whatever it touches must still compile, and the listeners of ingress gateways must speak the
+/// protocol of their services.
 pub fn check_among(entry: &ConfigEntry, state: &State) -> Verdict {
-    let routes = matches!(entry.kind.as_str(), "service-router" | "service-splitter");
-    let protocol = protocol_of(&entry.name, state);
-    if routes && !matches!(protocol.as_str(), "http" | "http2" | "grpc") {
-        return Err(format!(
-            "discovery chain {:?} uses a protocol {protocol:?} that does not permit advanced routing or splitting behavior",
-            entry.name
-        ));
+    let gateways = [("ingress-gateway", "terminating-gateway"), ("terminating-gateway", "ingress-gateway")];
+    for (own, other) in gateways {
+        if entry.kind == own && state.config_entry(other, &entry.name).is_some() {
+            return Err(format!(
+                "cannot create a {own:?} config entry with name {:?}, a {other:?} config entry with that name already exists",
+                entry.name
+            ));
+        }
     }
-    if entry.kind != "service-splitter" {
-        return Ok(());
+    let mut with = state.clone();
+    with.suppose_config(entry);
+    check_graph(&entry.kind, &entry.name, &with)
+}
+
+/// Everything that an entry of this kind and name is part of.
+fn check_graph(kind: &str, name: &str, state: &State) -> Verdict {
+    let kinds = ["service-router", "service-splitter", "service-resolver"];
+    let chains = || kinds.iter().flat_map(|kind| state.config_entries(kind));
+    let ingresses = state.config_entries("ingress-gateway");
+    let (mut services, mut gateways) = (std::collections::BTreeSet::new(), Vec::new());
+    match kind {
+        "terminating-gateway" => return Ok(()),
+        "ingress-gateway" => gateways.extend(state.config_entry(kind, name)),
+        "proxy-defaults" => {
+            services.extend(chains().map(|entry| entry.name.clone()));
+            gateways.extend(ingresses);
+        }
+        _ => {
+            services.insert(name.to_owned());
+            services.extend(chains().filter(|e| related(e).contains(name)).map(|e| e.name.clone()));
+            gateways.extend(ingresses.into_iter().filter(|e| related(e).contains(name)));
+        }
     }
-    for split in list(&entry.fields, "Splits") {
-        let subset = text(split, "ServiceSubset");
-        let service = Some(text(split, "Service")).filter(|s| !s.is_empty()).unwrap_or(&entry.name);
-        let resolver = state.config_entry("service-resolver", service);
-        let known = resolver.and_then(|r| r.fields.get("Subsets")).and_then(|s| s.get(subset)).is_some();
-        if !subset.is_empty() && !known {
-            return Err(format!("service {service:?} does not have a subset named {subset:?}"));
+    services.extend(gateways.iter().flat_map(|gateway| related(gateway)));
+    let mut protocols = std::collections::BTreeMap::new();
+    for service in services {
+        // what counts here is whether it compiles, and the protocol it then has
+        let wanted = Wanted {
+            service: &service,
+            evaluate_in: "dc1",
+            used_in: "dc1",
+            trust_domain: "b6fc9da3-03d4-4b5a-9134-c045e9b20152.consul",
+            overrides: Overrides::default(),
+        };
+        let chain = compile(state, wanted)?;
+        let resolves = chain.start_node.starts_with("resolver:");
+        protocols.insert(service, (chain.protocol, resolves));
+    }
+    gateways
+        .into_iter()
+        .try_for_each(|gateway| check_listeners(gateway, &protocols, kind == "ingress-gateway"))
+}
+
+/// `asked`: the gateway's own entry is being written. An existing one of TCP may lead to a service that has got another
+/// protocol since, as long as it is not routed or split.
+fn check_listeners(
+    gateway: &ConfigEntry,
+    protocols: &std::collections::BTreeMap<String, (String, bool)>,
+    asked: bool,
+) -> Verdict {
+    for listener in list(&gateway.fields, "Listeners") {
+        let expected = text(listener, "Protocol");
+        for service in listener.get("Services").and_then(Value::as_array).into_iter().flatten() {
+            let name = text(service, "Name");
+            let Some((protocol, resolves)) = protocols.get(name).filter(|(protocol, _)| protocol != expected)
+            else {
+                continue;
+            };
+            if asked || expected != "tcp" || !resolves {
+                return Err(format!(
+                    "service {name:?} has protocol {protocol:?}, which does not match defined listener protocol {expected:?}"
+                ));
+            }
         }
     }
     Ok(())
 }
 
-fn protocol_of(service: &str, state: &State) -> String {
-    let own = state.config_entry("service-defaults", service).and_then(|e| e.fields.get("Protocol").cloned());
-    let global = || {
-        let defaults = state.config_entry("proxy-defaults", "global")?;
-        defaults.fields.get("Config")?.get("protocol").cloned()
+/// The services that an entry leads to.
+fn related(entry: &ConfigEntry) -> std::collections::BTreeSet<String> {
+    let or_own = |value: &Value| {
+        let name = text(value, "Service");
+        if name.is_empty() { entry.name.clone() } else { name.to_owned() }
     };
-    let found = own.filter(|p| p.as_str() != Some("")).or_else(global);
-    found.and_then(|p| p.as_str().map(str::to_owned)).unwrap_or_else(|| "tcp".to_owned())
+    let fields = &entry.fields;
+    match entry.kind.as_str() {
+        "service-router" => {
+            list(fields, "Routes").iter().filter_map(|route| route.get("Destination")).map(or_own).collect()
+        }
+        "service-splitter" => list(fields, "Splits").iter().map(or_own).collect(),
+        "service-resolver" => {
+            let failover = fields.get("Failover").and_then(Value::as_object).into_iter().flatten();
+            fields.get("Redirect").into_iter().chain(failover.map(|(_, to)| to)).map(or_own).collect()
+        }
+        "ingress-gateway" => {
+            let services = |listener: &Value| listener.get("Services").and_then(Value::as_array).cloned();
+            let all = list(fields, "Listeners").iter().filter_map(services).flatten();
+            all.map(|service| text(&service, "Name").to_owned()).filter(|name| name != "*").collect()
+        }
+        _ => std::collections::BTreeSet::new(),
+    }
 }
 
-/// Whether an entry may go: what routes or splits must keep a protocol that can be routed.
+/// Whether an entry may go: what it was part of must still compile.
 pub fn check_removal(kind: &str, name: &str, state: &State) -> Verdict {
-    if kind != "service-defaults" && kind != "proxy-defaults" {
-        return Ok(());
-    }
     let mut without = state.clone();
     without.forget_config(kind, name);
-    for dependent in ["service-router", "service-splitter"] {
-        for entry in state.config_entries(dependent) {
-            check_among(entry, &without)?;
-        }
-    }
-    Ok(())
+    check_graph(kind, name, &without)
 }
