@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::engine::{Engine, Guard};
 use crate::error::Error;
+use crate::heads;
 use crate::http::{Identity, Server, VERSION};
 use crate::runners;
 use crate::state::State;
@@ -73,6 +74,8 @@ pub struct Settings {
     /// The id that the mesh's trust domain is called after, as Consul's `ca_config { cluster_id }`, when there is no authority
     /// yet; a new one.
     pub connect_cluster_id: Option<uuid::Uuid>,
+    /// How long the head of a request may take from its first byte on; 30 s. Idle connections have no limit, and Consul has none.
+    pub head_timeout: Duration,
     /// How long [`Agent::shutdown`] waits for requests that run; 5 s.
     pub shutdown_timeout: Duration,
 }
@@ -94,6 +97,7 @@ impl Default for Settings {
             max_connections_per_address: None,
             connect: false,
             connect_cluster_id: None,
+            head_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(5),
         }
     }
@@ -313,8 +317,7 @@ async fn accept(
     let graceful = GracefulShutdown::new();
     let peers = Arc::new(Peers::default());
     let mut builder = http1::Builder::new();
-    // An idle connection stays as long as its client likes, as Consul's do: who sends the next request just when the server
-    // closes cannot know whether it was done. A head that never ends holds little more than an idle connection.
+    // see `heads`
     builder.header_read_timeout(None).pipeline_flush(true);
     loop {
         let accepted = tokio::select! {
@@ -335,9 +338,13 @@ async fn accept(
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let server = server.clone();
+        let (stream, progress) = heads::Limited::new(stream, settings.head_timeout);
         let service = service_fn(move |request| {
-            let server = server.clone();
-            async move { Ok::<_, std::convert::Infallible>(respond(server, request).await) }
+            let (server, running) = (server.clone(), progress.request());
+            async move {
+                let _running = running;
+                Ok::<_, std::convert::Infallible>(respond(server, request).await)
+            }
         });
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {

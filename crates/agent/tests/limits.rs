@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plinth_agent::{Agent, Settings};
 use plinth_testbed::consul::RealConsul;
@@ -124,4 +124,26 @@ async fn keeps_the_limit_after_others(at: SocketAddr) {
         run.await.map_err(|error| error.to_string())
     })
     .await;
+}
+
+/// A head that never ends; Consul has no such limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_trickles_in_loses_its_connection() {
+    let settings = Settings { http_port: 0, head_timeout: Duration::from_millis(300), ..Settings::default() };
+    let agent = Agent::start(settings).await.unwrap();
+    let mut idle = TcpStream::connect(agent.address()).await.unwrap();
+    let mut slow = TcpStream::connect(agent.address()).await.unwrap();
+    let mut answer = Vec::new();
+    let began = Instant::now();
+    while slow.write_all(b"G").await.is_ok() {
+        assert!(began.elapsed() < SOON, "still open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(300), "closed before its time");
+    assert!(slow.read_to_end(&mut answer).await.is_err() || answer.is_empty(), "no answer to half a head");
+    // one that idled all the time is as good as new
+    idle.write_all(b"GET /v1/status/leader HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    idle.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    agent.shutdown().await;
 }

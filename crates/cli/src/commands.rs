@@ -128,6 +128,9 @@ pub struct Agent {
     /// Largest request body in bytes; values of keys have Consul's limit of 524288
     #[arg(long, default_value_t = 8 << 20, value_name = "BYTES")]
     pub max_body: usize,
+    /// Seconds that the head of a request may take from its first byte on; idle connections have no limit
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub head_timeout: u64,
     /// Seconds that running requests get when the agent stops
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     pub shutdown_timeout: u64,

@@ -205,10 +205,10 @@ fn gateway_services(state: &State, gateway: &str) -> Vec<GatewayService> {
             plain_services(state).filter(|name| !covered(name)).map(str::to_owned).collect();
         found.extend(names.into_iter().map(|name| wildcard.of(name)));
     }
-    // an ingress gateway lets in what speaks its listener's protocol
+    // of what there is, an ingress gateway's wildcard lets in what speaks its listener's protocol
     let speaks = |service: &GatewayService| {
         let own = super::chain::compile::protocol_of(state, &service.service.name);
-        service.protocol.as_ref().is_none_or(|wanted| *wanted == own)
+        !service.from_wildcard || service.protocol.as_ref().is_none_or(|wanted| *wanted == own)
     };
     found.retain(speaks);
     found.sort_by(|a, b| (&a.service.name, a.port).cmp(&(&b.service.name, b.port)));

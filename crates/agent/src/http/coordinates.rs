@@ -18,7 +18,7 @@ impl Server {
             datacenter: self.datacenter(),
             area_id: "wan",
             coordinates: [NodeCoordinate {
-                node: format!("{}.{}", self.identity.node, self.datacenter()),
+                node: self.identity.node.clone(),
                 segment: String::new(),
                 coord: Shown::default(),
             }],

@@ -353,10 +353,18 @@ pub fn service_fields(fields: &mut Fields, name: &str) -> Decoded<Service> {
     })
 }
 
+/// Which spellings of a definition's times are read: the catalog does not know `IntervalDuration` and the like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    Short,
+    Either,
+}
+
 /// A check as the catalog and transactions take it.
-pub fn check(value: Value) -> Decoded<Check> {
+pub fn check(value: Value, times: Times) -> Decoded<Check> {
     let mut fields = Fields::new(value)?;
-    let definition = fields.take(&["Definition"]).map(definition).transpose()?.unwrap_or_default();
+    let given = fields.take(&["Definition"]);
+    let definition = given.map(|given| definition(given, times)).transpose()?.unwrap_or_default();
     let name = fields.name(&["Name"])?;
     let id = fields.name(&["CheckID"])?;
     let check = Check {
@@ -379,8 +387,11 @@ pub fn check(value: Value) -> Decoded<Check> {
     Ok(check)
 }
 
-fn definition(value: Value) -> Decoded<Definition> {
+fn definition(value: Value, times: Times) -> Decoded<Definition> {
     let mut fields = Fields::new(value)?;
+    if times == Times::Short {
+        fields.ignore(&["IntervalDuration", "TimeoutDuration", "DeregisterCriticalServiceAfterDuration"]);
+    }
     let text = |d: Option<Duration>| d.filter(|d| !d.is_zero()).map(duration::format).unwrap_or_default();
     let definition = Definition {
         interval: text(fields.duration(&["Interval", "IntervalDuration"])?),
@@ -535,11 +546,11 @@ mod tests {
             r#"{"Node":"a","CheckID":"c\u0000"}"#,
             r#"{"Node":"a","CheckID":"c","ServiceID":"s\u0000"}"#,
         ] {
-            assert!(nul(check(json(text)).map(drop)), "{text}");
+            assert!(nul(check(json(text), Times::Either).map(drop)), "{text}");
         }
         assert!(nul(node(json(r#"{"Node":"a\u0000"}"#), "dc1").map(drop)));
         assert!(nul(agent_check(json(r#"{"Name":"a\u0000","TTL":"10s"}"#), Form::Alone).map(drop)));
-        let output = check(json(r#"{"Node":"a","CheckID":"c","Output":"\u0000"}"#)).unwrap();
+        let output = check(json(r#"{"Node":"a","CheckID":"c","Output":"\u0000"}"#), Times::Short).unwrap();
         assert_eq!(output.output, "\0", "a check may say what it likes");
     }
 }

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::decode::{self, Fields, Malformed, Place};
+use super::decode::{self, Fields, Malformed, Place, Times};
 use super::kv::{Shown, shown};
 use super::reply::{Handled, Reply};
 use super::{Call, Server};
@@ -43,7 +43,7 @@ enum Item<'a> {
     Kv(Shown<'a>),
     Node(&'a Node),
     Service(&'a Service),
-    Check(Box<Check>),
+    Check(&'a Check),
 }
 
 #[derive(Serialize)]
@@ -119,7 +119,7 @@ impl Server {
         } else if let Some(check) = fields.take(&["Check"]) {
             let mut fields = Fields::new(check)?;
             let verb = fields.text(&["Verb"])?;
-            let mut check = decode::check(fields.take(&["Check"]).unwrap_or_default())?;
+            let mut check = decode::check(fields.take(&["Check"]).unwrap_or_default(), Times::Either)?;
             // not taken over by a transaction
             check.kind.clear();
             fields.finish()?;
@@ -182,10 +182,7 @@ fn answer(outcome: &Outcome, reads: bool, pretty: bool) -> Reply {
         &TxnResult::Kv { ref entry, with_value } => Item::Kv(shown(entry, with_value)),
         TxnResult::Node(node) => Item::Node(node),
         TxnResult::Service(service) => Item::Service(service),
-        // their answers do not tell a check's type
-        TxnResult::Check(check) => {
-            Item::Check(Box::new(Check { kind: String::new(), ..Check::clone(check) }))
-        }
+        TxnResult::Check(check) => Item::Check(check),
     };
     let answer = Answer {
         results: (!failed).then(|| results.iter().map(item).collect()),

@@ -512,3 +512,58 @@ fn fnv(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(*byte);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Command;
+
+    fn compiled(entries: &[(&str, &str, Value)], service: &str) -> Compiled<Chain> {
+        let mut state = State::default();
+        for (kind, name, fields) in entries {
+            let entry = ConfigEntry {
+                kind: (*kind).to_owned(),
+                name: (*name).to_owned(),
+                fields: fields.as_object().unwrap().clone(),
+                ..ConfigEntry::default()
+            };
+            state.apply(&Command::ConfigSet { entry: Box::new(entry), cas: None }, 0).outcome.unwrap();
+        }
+        let (trust_domain, overrides) = ("x.consul", Overrides::default());
+        compile(&state, Wanted { service, evaluate_in: "dc1", used_in: "dc1", trust_domain, overrides })
+    }
+
+    /// Which of the chains of a cycle Consul looks at first is up to chance, so scripts cannot compare the texts.
+    #[test]
+    fn cycles_are_told() {
+        let to = |service: &str| json!({"Redirect": {"Service": service}});
+        let redirects = [("service-resolver", "a", to("b")), ("service-resolver", "b", to("a"))];
+        assert_eq!(
+            compiled(&redirects, "a").unwrap_err(),
+            "detected circular resolver redirect: [a.default.dc1 -> b.default.dc1 -> a.default.dc1]"
+        );
+        let http = || json!({"Protocol": "http"});
+        let all = |service: &str| json!({"Splits": [{"Weight": 100, "Service": service}]});
+        let splits = [
+            ("service-defaults", "a", http()),
+            ("service-defaults", "b", http()),
+            ("service-splitter", "a", all("b")),
+            ("service-splitter", "b", all("a")),
+        ];
+        assert_eq!(
+            compiled(&splits, "a").unwrap_err(),
+            "detected circular reference: [splitter:a.default -> splitter:b.default -> splitter:a.default]"
+        );
+    }
+
+    #[test]
+    fn customized_chains_have_consuls_hash() {
+        let overrides = Overrides {
+            mesh_gateway: "local".to_owned(),
+            protocol: "grpc".to_owned(),
+            connect_timeout: Duration::from_secs(22),
+        };
+        let all = BTreeSet::from(["mesh gateway", "protocol", "timeout"]);
+        assert_eq!(digest(&all, &overrides), "98809527");
+    }
+}
