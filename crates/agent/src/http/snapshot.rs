@@ -18,6 +18,8 @@ use archive::Archive;
 
 /// Largest archive taken, packed and unpacked, in bytes: one command has to hold it, see `storage::frame`.
 pub(super) const LARGEST: usize = 120 << 20;
+/// What an archive has beside the state: its other files and all headers.
+const ROOM: usize = 64 << 10;
 /// Of the encoding in `state.bin`.
 const FORMAT: u32 = 1;
 /// Told in `meta.json`. Consul counts its own from 1 and refuses others; one with its own number and foreign contents would
@@ -43,6 +45,11 @@ impl Server {
         let packed = tokio::task::spawn_blocking(move || -> std::io::Result<Vec<u8>> {
             let origin = Origin { plinth_agent_state: FORMAT, node: identity.node };
             let encoded = encode(&origin, &state)?;
+            if encoded.len() > LARGEST - ROOM {
+                // better no backup than one that nobody can restore
+                let text = "the state is larger than what can be restored: copy the data folder instead";
+                return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, text));
+            }
             let now = crate::engine::now();
             let mut meta = serde_json::to_vec(&json!({
                 "Version": VERSION, "ID": format!("2-{index}-{now}"), "Index": index, "Term": 2, "Peers": "",

@@ -154,18 +154,27 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_and_every_flipped_byte_is_refused() {
+    fn every_cut_and_every_flipped_byte_is_noticed() {
         let whole = packed();
         for cut in 0..whole.len() {
             assert!(unpack(&whole[..cut], 1 << 20).is_err(), "cut at {cut}");
         }
+        let mut refused = 0;
         // the header of gzip has a time and a name of the operating system that mean nothing
         for at in 10..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x20;
-            let read = unpack(&damaged, 1 << 20);
-            assert!(read.is_err(), "flipped byte {at}");
+            match unpack(&damaged, 1 << 20) {
+                Err(_) => refused += 1,
+                // a run of zeros can be copied from more than one place before it: the same bytes come out
+                Ok(same) => assert_eq!(
+                    (&same.meta[..], same.state),
+                    (&b"{}\n"[..], vec![b's'; 2000]),
+                    "flipped byte {at}"
+                ),
+            }
         }
+        assert!(refused > whole.len() / 2, "{refused} of {}", whole.len());
     }
 
     #[test]
