@@ -14,6 +14,8 @@ use crate::schema;
 use crate::state::{Table, Topic};
 
 pub mod compile;
+mod digest;
+mod graph;
 mod shapes;
 
 use compile::{Overrides, Wanted};

@@ -12,6 +12,7 @@ use crate::schema::{self, Faults, Shown};
 use crate::state::config::ConfigEntry;
 use crate::state::{Command, Outcome, State, Table, Topic};
 
+mod graph;
 mod rules;
 
 impl Server {
@@ -31,7 +32,7 @@ impl Server {
         self.same_datacenter(call)?;
         rules::normalize(&mut entry);
         rules::check(&entry)
-            .and_then(|()| rules::check_among(&entry, &self.engine.state()))
+            .and_then(|()| graph::check_among(&entry, &self.engine.state()))
             .map_err(|why| Reply::internal(&why))?;
         let written = self.engine.write(Command::ConfigSet { entry: Box::new(entry), cas }).await?;
         Ok(Reply::json(&(written.outcome == Outcome::Flag(true)), call.pretty))
@@ -77,7 +78,7 @@ impl Server {
 
     async fn config_remove(&self, call: &Call<'_>, kind: &str, name: &str) -> Handled {
         let refused = |why: String| Reply::internal(&why);
-        rules::check_removal(kind, name, &self.engine.state()).map_err(refused)?;
+        graph::check_removal(kind, name, &self.engine.state()).map_err(refused)?;
         let command = Command::ConfigRemove { kind: kind.to_owned(), name: name.to_owned() };
         self.engine.write(command).await?;
         Ok(Reply::json(&Map::new(), call.pretty))

@@ -10,10 +10,13 @@ use serde_json::{Map, Value, json};
 
 pub use super::shapes::Chain;
 use super::shapes::{Node, Resolver, Route, Split, Step, Target};
+use super::{digest, graph};
 use crate::state::State;
 use crate::state::config::ConfigEntry;
 
 pub const NAMESPACE: &str = "default";
+/// Splitters that lead to splitters are followed one below the other.
+const MOST_NODES: usize = 500;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Compiled<T> = Result<T, String>;
@@ -123,9 +126,9 @@ pub fn compile(state: &State, wanted: Wanted<'_>) -> Compiled<Chain> {
         customized: BTreeSet::new(),
     };
     let start = compiler.start()?;
-    compiler.refuse_cycles(&start)?;
-    compiler.flatten_splitters();
-    compiler.forget_unused(&start);
+    graph::refuse_cycles(&compiler.nodes, &start)?;
+    graph::flatten_splitters(&mut compiler.nodes)?;
+    graph::forget_unused(&mut compiler.nodes, &start);
     compiler.finish(start)
 }
 
@@ -199,6 +202,10 @@ impl Compiler<'_> {
             return Ok(Some(key));
         }
         let Some(splitter) = self.routing("service-splitter", service) else { return Ok(None) };
+        if self.nodes.len() >= MOST_NODES {
+            let service = self.wanted.service;
+            return Err(format!("discovery chain {service:?} has more than {MOST_NODES} nodes"));
+        }
         // known before its splits are: they may lead back here
         self.record(name.clone(), Step::Splitter(Vec::new()));
         let mut splits = Vec::new();
@@ -387,79 +394,6 @@ impl Compiler<'_> {
         }
     }
 
-    fn refuse_cycles(&self, start: &str) -> Compiled<()> {
-        let mut way = Vec::new();
-        self.walk(start, &mut way)
-    }
-
-    fn walk<'s>(&'s self, key: &'s str, way: &mut Vec<&'s str>) -> Compiled<()> {
-        let again = way.contains(&key);
-        way.push(key);
-        if again {
-            return Err(format!("detected circular reference: [{}]", way.join(" -> ")));
-        }
-        let next = self.nodes.get(key).map(|node| node.step.leads_to()).unwrap_or_default();
-        // the last one first, as Consul's stack has it: the text names the cycle that is found first
-        for key in next.into_iter().rev() {
-            self.walk(key, way)?;
-        }
-        way.pop();
-        Ok(())
-    }
-
-    /// Splits that lead to a splitter become that one's splits, with their part of the weight.
-    fn flatten_splitters(&mut self) {
-        loop {
-            let flat: Vec<(String, Vec<Split>)> = self
-                .nodes
-                .iter()
-                .filter_map(|(key, node)| Some((key.clone(), self.flattened(node)?)))
-                .collect();
-            if flat.is_empty() {
-                return;
-            }
-            for (key, splits) in flat {
-                if let Some(node) = self.nodes.get_mut(&key) {
-                    node.step = Step::Splitter(splits);
-                }
-            }
-        }
-    }
-
-    /// None when there is nothing to flatten.
-    fn flattened(&self, node: &Node) -> Option<Vec<Split>> {
-        let inner = |split: &Split| match self.nodes.get(&split.next).map(|node| &node.step) {
-            Some(Step::Splitter(splits)) => Some(splits),
-            _ => None,
-        };
-        let Step::Splitter(splits) = &node.step else { return None };
-        if !splits.iter().any(|split| inner(split).is_some()) {
-            return None;
-        }
-        let mut flat = Vec::new();
-        for split in splits {
-            match inner(split) {
-                None => flat.push(split.clone()),
-                Some(parts) => flat.extend(parts.iter().map(|part| {
-                    let hundredths = (split.weight * part.weight / 100.0 * 100.0).round();
-                    Split { weight: hundredths / 100.0, next: part.next.clone() }
-                })),
-            }
-        }
-        Some(flat)
-    }
-
-    fn forget_unused(&mut self, start: &str) {
-        let mut used = BTreeSet::new();
-        let mut todo = vec![start.to_owned()];
-        while let Some(key) = todo.pop() {
-            let Some(node) = self.nodes.get(&key).filter(|_| !used.contains(&key)) else { continue };
-            todo.extend(node.step.leads_to().into_iter().map(str::to_owned));
-            used.insert(key);
-        }
-        self.nodes.retain(|key, _| used.contains(key));
-    }
-
     fn finish(mut self, start_node: String) -> Compiled<Chain> {
         let Wanted { service, evaluate_in, ref overrides, .. } = self.wanted;
         let mut protocol = self.protocol.take().unwrap_or_else(|| "tcp".to_owned());
@@ -473,7 +407,7 @@ impl Compiler<'_> {
             self.customized.insert("protocol");
         }
         let customization_hash =
-            if self.customized.is_empty() { String::new() } else { digest(&self.customized, overrides) };
+            if self.customized.is_empty() { String::new() } else { digest::of(&self.customized, overrides) };
         Ok(Chain {
             service_name: service.to_owned(),
             namespace: NAMESPACE,
@@ -485,32 +419,6 @@ impl Compiler<'_> {
             targets: self.targets,
         })
     }
-}
-
-/// Eight digits that tell chains apart which overrides changed differently: the same as Consul's, which hashes a structure
-/// by the hashes of its name, its fields' names and their values.
-fn digest(customized: &BTreeSet<&'static str>, overrides: &Overrides) -> String {
-    let of = |what: &'static str, value: u64, nothing: u64| {
-        if customized.contains(what) { value } else { nothing }
-    };
-    let text = |text: &str| fnv(text.as_bytes());
-    let pair = |field: &str, value: u64| fnv([text(field), value].map(u64::to_le_bytes).as_flattened());
-    let mesh = |mode: &str| text("MeshGatewayConfig") ^ pair("Mode", text(mode));
-    let nanos = u64::try_from(overrides.connect_timeout.as_nanos()).unwrap_or(u64::MAX);
-    let mesh = of("mesh gateway", mesh(&overrides.mesh_gateway), mesh(""));
-    let protocol = of("protocol", text(&overrides.protocol), text(""));
-    let timeout = of("timeout", fnv(&nanos.to_le_bytes()), fnv(&[0; 8]));
-    let hash = text("")
-        ^ pair("OverrideMeshGateway", mesh)
-        ^ pair("OverrideProtocol", protocol)
-        ^ pair("OverrideConnectTimeout", timeout);
-    format!("{hash:x}").chars().take(8).collect()
-}
-
-/// FNV-1 of 64 bits.
-fn fnv(bytes: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(*byte);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 #[cfg(test)]
@@ -543,6 +451,18 @@ mod tests {
             "detected circular resolver redirect: [a.default.dc1 -> b.default.dc1 -> a.default.dc1]"
         );
         let http = || json!({"Protocol": "http"});
+        // ways that double at every step end too
+        let names: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();
+        let mut doubling = Vec::new();
+        for (at, name) in names.iter().enumerate() {
+            let to = |n: usize| names.get(n).map_or("end", String::as_str);
+            let splits = json!({"Splits": [{"Weight": 50, "Service": to(at + 1)}, {"Weight": 50, "Service": to(at + 2)}]});
+            doubling.push(("service-defaults", name.as_str(), http()));
+            doubling.push(("service-splitter", name.as_str(), splits));
+        }
+        doubling.push(("service-defaults", "end", http()));
+        assert!(compiled(&doubling, "s0").unwrap_err().contains("more than 1000 splits"));
+        assert_eq!(compiled(&doubling, "s30").unwrap().nodes.len(), 2);
         let all = |service: &str| json!({"Splits": [{"Weight": 100, "Service": service}]});
         let splits = [
             ("service-defaults", "a", http()),
@@ -554,16 +474,5 @@ mod tests {
             compiled(&splits, "a").unwrap_err(),
             "detected circular reference: [splitter:a.default -> splitter:b.default -> splitter:a.default]"
         );
-    }
-
-    #[test]
-    fn customized_chains_have_consuls_hash() {
-        let overrides = Overrides {
-            mesh_gateway: "local".to_owned(),
-            protocol: "grpc".to_owned(),
-            connect_timeout: Duration::from_secs(22),
-        };
-        let all = BTreeSet::from(["mesh gateway", "protocol", "timeout"]);
-        assert_eq!(digest(&all, &overrides), "98809527");
     }
 }
