@@ -12,6 +12,11 @@ async fn basics() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operator() {
+    same("operator.txt").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connect() {
     same("connect.txt").await;
 }

@@ -13,32 +13,37 @@ use plinth_testbed::process::Process;
 use crate::program::command;
 use crate::side::{consul_binary, script, tool};
 
+/// Below the tools folder.
+const SOURCES: &str = "consul-go-1.8.7/usr/share/gocode/src/github.com/hashicorp/consul";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a minute: cargo xtask conformance"]
 async fn api_on_agent() {
-    suite("api.test", "agent", "go/api.txt", &script("go"), 8);
+    suite("api.test", "api", "agent", "go/api.txt", &script("go"), 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "three minutes: cargo xtask conformance"]
 async fn api_on_consul() {
-    suite("api.test", "consul", "go/api.txt", consul_binary().parent().unwrap(), 4);
+    suite("api.test", "api", "consul", "go/api.txt", consul_binary().parent().unwrap(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "cargo xtask conformance"]
 async fn watch_plans_on_agent() {
-    suite("watch.test", "agent", "go/watch.txt", &script("go"), 8);
+    suite("watch.test", "api/watch", "agent", "go/watch.txt", &script("go"), 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "cargo xtask conformance"]
 async fn watch_plans_on_consul() {
-    suite("watch.test", "consul", "go/watch.txt", consul_binary().parent().unwrap(), 4);
+    suite("watch.test", "api/watch", "consul", "go/watch.txt", consul_binary().parent().unwrap(), 4);
 }
 
 /// Runs every test of `program` but those that `exceptions` takes out for this side, and wants all of them to pass.
-fn suite(program: &str, side: &str, exceptions: &str, consul: &Path, parallel: usize) {
+fn suite(program: &str, package: &str, side: &str, exceptions: &str, consul: &Path, parallel: usize) {
+    // they find certificates beside their sources
+    let sources = tool(&format!("{SOURCES}/{package}"), "the sources of Consul's Go client");
     let program = tool(&format!("go-consul-1.8.7/{program}"), "the tests of Consul's Go client");
     let folder = tempfile::tempdir().unwrap();
     let listed = Command::new(&program).arg("-test.list=.").output().unwrap();
@@ -61,7 +66,7 @@ fn suite(program: &str, side: &str, exceptions: &str, consul: &Path, parallel: u
         .env("PATH", path)
         .env("PLINTH_BIN", command("plinth").get_program())
         .env("TMPDIR", folder.path())
-        .current_dir(folder.path());
+        .current_dir(sources);
     let mut process = Process::spawn("go-test", run, folder.path());
     tokio::task::block_in_place(|| process.wait(Duration::from_secs(520)));
     let output = process.output();

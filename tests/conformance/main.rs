@@ -4,6 +4,7 @@
 //! What takes longer than a test run should is `#[ignore]`d here and run by `cargo xtask conformance`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod checks;
 mod cli;
 mod cli_lock;
 mod cli_watch;

@@ -23,7 +23,7 @@ usage: cargo xtask <task>
             gateway-routes, agent, agent-watchers, agent-scale (all by default); PLINTH_BENCH_PROFILE=release spares the link-time optimisation
   house     who may depend on what, versions in one place
   conformance  the long tests of tests/conformance: the Go client's own tests, py-consul's on a real Consul, rs-consul,
-            Patroni; installs what they need
+            Patroni, removal of critical services; installs what they need
   provision only installs what the tests need; --all also what `conformance` needs";
 
 fn main() -> ExitCode {
@@ -79,7 +79,8 @@ fn conformance(filters: &[String]) -> Result<(), Failed> {
     let tools = provision::for_tests()?;
     provision::for_conformance()?;
     process::programs()?;
-    let mut tests = cargo(&["test", "-p", "plinth-tests", "--test", "conformance", "--", "--ignored"]);
+    // of the whole workspace, as the programs were built: with other features every dependency would be compiled again
+    let mut tests = cargo(&["test", "--workspace", "--test", "conformance", "--", "--ignored"]);
     // One at a time: each keeps both cores busy, and the Go tests give a server two seconds to start.
     tests.arg("--test-threads=1").args(filters).env("PLINTH_TEST_CONSUL_BIN", tools.consul);
     step("long conformance tests", tests)

@@ -63,6 +63,11 @@ pub struct Settings {
     pub max_connections_per_address: Option<usize>,
     /// Whether the service mesh's certificate authority and its endpoints are on, as Consul's `connect { enabled }`; off.
     pub connect: bool,
+    /// The id that the mesh's trust domain is called after, as Consul's `ca_config { cluster_id }`, when there is no authority
+    /// yet; a new one.
+    pub connect_cluster_id: Option<uuid::Uuid>,
+    /// How long the head of a request may take from its first byte on; 30 s. Idle connections have no limit, and Consul has none.
+    pub head_timeout: Duration,
     /// How long [`Agent::shutdown`] waits for requests that run; 5 s.
     pub shutdown_timeout: Duration,
 }
@@ -83,6 +88,8 @@ impl Default for Settings {
             compact_after: 64 << 20,
             max_connections_per_address: None,
             connect: false,
+            connect_cluster_id: None,
+            head_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(5),
         }
     }
@@ -124,8 +131,9 @@ impl Agent {
         timers.arm_all(&engine.state());
         let token = settings.token.clone();
         let node = identity.node.clone();
-        let server =
+        let mut server =
             Server::new(engine.clone(), timers.clone(), identity, token, settings.max_body, settings.connect);
+        server.cluster = settings.connect_cluster_id;
         let server = Arc::new(server);
         if settings.connect {
             keep_authority(&server).await;
@@ -147,7 +155,7 @@ impl Agent {
             let guard = alarm.guard("the certificate authority");
             tasks.push(guarded(guard, authority_kept(server.clone())));
         }
-        let workers = Workers::start(&server)?;
+        let workers = Workers::start(&server, settings.head_timeout)?;
         let limits = workers::Limits {
             connections_per_address: settings.max_connections_per_address,
             shutdown: settings.shutdown_timeout,
@@ -237,7 +245,7 @@ fn identity(settings: &Settings, state: &State, address: SocketAddr) -> Identity
 }
 
 /// The agent's own node, its liveness check and the service `consul`, as every Consul server has them.
-async fn register_self(engine: &Engine, identity: &Identity) -> Result<(), Error> {
+pub(crate) fn own_registration(identity: &Identity) -> Registration {
     let address = identity.address.to_string();
     let family = if identity.address.is_ipv4() { "ipv4" } else { "ipv6" };
     let tagged = ["lan", "wan"].iter().flat_map(|scope| [scope.to_string(), format!("{scope}_{family}")]);
@@ -249,7 +257,7 @@ async fn register_self(engine: &Engine, identity: &Identity) -> Result<(), Error
         ("serf_protocol_min", "1"),
         ("version", VERSION),
     ];
-    let registration = Registration {
+    Registration {
         node: Node {
             id: identity.id.clone(),
             node: identity.node.clone(),
@@ -275,8 +283,11 @@ async fn register_self(engine: &Engine, identity: &Identity) -> Result<(), Error
             output: "Agent alive and reachable".to_owned(),
             ..Check::default()
         }],
-    };
-    match engine.write(Command::Register(Box::new(registration))).await {
+    }
+}
+
+async fn register_self(engine: &Engine, identity: &Identity) -> Result<(), Error> {
+    match engine.write(Command::Register(Box::new(own_registration(identity)))).await {
         Ok(_) => Ok(()),
         Err(crate::WriteError::Refused(fault)) => Err(Error::Bootstrap(fault)),
         Err(error) => {

@@ -1,33 +1,32 @@
 //! The HTTP surface: one function from request to answer, with Consul's manners.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use percent_encoding::percent_decode_str;
 use plinth_core::Secret;
 
 use crate::engine::Engine;
-use crate::engine::watch::Interest;
-use crate::state::State;
 use crate::timers::Timers;
 
 mod agent;
 mod agent_check;
 mod agent_health;
+mod body;
 mod cache;
 mod cached;
 mod catalog;
+pub(crate) mod chain;
 mod compress;
 mod config_entry;
 mod connect;
+mod coordinates;
 mod decode;
+mod dispatch;
 mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzed;
@@ -36,22 +35,26 @@ mod health;
 mod intentions;
 mod json;
 mod kv;
+mod membership;
 mod misc;
+mod path;
 mod prefix;
 mod prepared;
 mod query;
+mod reading;
 mod reply;
 mod route;
 mod session;
 mod sidecar;
+mod snapshot;
 mod txn;
+mod ui;
 
 use cache::Cache;
 use cached::Asked;
 use compress::Compressor;
 use connect::Leaves;
-use filter::Filter;
-use filter::fields::Fields;
+use path::{detach, escapes_are_whole, may_block, moved, path_of};
 use prefix::PrefixIndexes;
 use query::{Query, ReadOptions};
 use reply::{Handled, Reply};
@@ -88,24 +91,12 @@ pub(crate) struct Server {
     leaves: Arc<Leaves>,
     /// Whether the mesh endpoints answer.
     connect: bool,
+    /// What a new certificate authority's trust domain is called after; by default a new id.
+    pub cluster: Option<uuid::Uuid>,
     compressor: Arc<Compressor>,
     prefixes: Arc<PrefixIndexes>,
     pub runners: tokio::sync::watch::Sender<u64>,
     events: tokio::sync::watch::Sender<Vec<misc::Event>>,
-}
-
-/// A client that is in the middle of sending would see its connection reset instead of the answer: what it sends is read,
-/// until it pauses for a quarter of a second or has sent 16 MiB.
-async fn discard(mut body: Incoming) {
-    const PAUSE: Duration = Duration::from_millis(250);
-    const MOST: usize = 16 << 20;
-    let mut read = 0;
-    while let Ok(Some(Ok(frame))) = tokio::time::timeout(PAUSE, body.frame()).await {
-        read += frame.data_ref().map_or(0, Bytes::len);
-        if read > MOST {
-            break;
-        }
-    }
 }
 
 /// One request, taken apart.
@@ -141,6 +132,7 @@ impl Server {
             asked: Arc::default(),
             leaves: Arc::default(),
             connect,
+            cluster: None,
             compressor: Arc::default(),
             prefixes: Arc::default(),
             runners,
@@ -159,38 +151,6 @@ impl Server {
         };
         let reply = self.answer(&parts, body).await.unwrap_or_else(|early| early);
         self.compressor.apply(&parts.headers, reply).into_response()
-    }
-
-    /// Reads the whole body first, so that the connection survives an error answer. Only a body over the limit
-    /// ends the connection.
-    async fn read_body(&self, body: Incoming, path: &str, headers: &HeaderMap) -> Result<Bytes, Reply> {
-        use hyper::body::Body as _;
-        if body.is_end_stream() {
-            return Ok(Bytes::new());
-        }
-        let limit = if path.starts_with("/v1/kv/") { kv::LARGEST_VALUE } else { self.max_body };
-        let too_large = |size: u64| {
-            let text = format!(
-                "Request body({size} bytes) too large, max size: {limit} bytes. See https://www.consul.io/docs/agent/options.html#kv_max_value_size."
-            );
-            Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text).with_header("connection", "close")
-        };
-        let announced = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|l| l.to_str().ok())
-            .and_then(|l| l.parse::<u64>().ok())
-            .filter(|l| *l > limit as u64);
-        if let Some(size) = announced {
-            if !headers.contains_key(header::EXPECT) {
-                discard(body).await;
-            }
-            return Err(too_large(size));
-        }
-        match Limited::new(body, limit).collect().await {
-            Ok(whole) => Ok(whole.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(limit as u64 + 1)),
-            Err(error) => Err(Reply::bad(&format!("cannot read the body: {error}"))),
-        }
     }
 
     async fn answer(&self, parts: &http::request::Parts, body: Bytes) -> Handled {
@@ -260,228 +220,8 @@ impl Server {
             Elsewhere::RefusedAsRead => self.same_datacenter(call).map_err(Reply::without_answer),
         }
     }
-
-    async fn dispatch(&self, endpoint: E, call: &Call<'_>) -> Handled {
-        use crate::state::model::Status;
-        match endpoint {
-            E::Kv => self.kv(call).await,
-            E::HealthService => self.health_service(call, false).await,
-            E::HealthConnect => self.health_service(call, true).await,
-            E::HealthNode => self.health_node(call).await,
-            E::HealthChecks => self.health_checks(call).await,
-            E::HealthState => self.health_state(call).await,
-            E::Txn => Box::pin(self.txn(call)).await,
-            E::CatalogNodes => self.catalog_nodes(call).await,
-            E::CatalogServices => self.catalog_services(call).await,
-            E::CatalogService => self.catalog_service(call, false).await,
-            E::CatalogConnect => self.catalog_service(call, true).await,
-            E::CatalogNode => self.catalog_node(call, false).await,
-            E::CatalogNodeServices => self.catalog_node(call, true).await,
-            E::CatalogRegister => Box::pin(self.catalog_register(call)).await,
-            E::CatalogDeregister => self.catalog_deregister(call).await,
-            E::CatalogDatacenters => self.catalog_datacenters(call),
-            E::SessionCreate => self.session_create(call).await,
-            E::SessionDestroy => self.session_destroy(call).await,
-            E::SessionRenew => self.session_renew(call).await,
-            E::SessionInfo => self.session_info(call).await,
-            E::SessionList => self.session_list(call).await,
-            E::SessionNode => self.session_node(call).await,
-            E::AgentServices => self.agent_services(call),
-            E::AgentService => self.agent_service(call).await,
-            E::AgentServiceRegister => Box::pin(self.agent_service_register(call)).await,
-            E::AgentServiceDeregister => self.agent_service_deregister(call).await,
-            E::AgentServiceMaintenance => self.agent_service_maintenance(call).await,
-            E::AgentMaintenance => self.agent_maintenance(call).await,
-            E::AgentChecks => self.agent_checks(call),
-            E::AgentCheckRegister => Box::pin(self.agent_check_register(call)).await,
-            E::AgentCheckDeregister => self.agent_check_deregister(call).await,
-            E::AgentCheckPass => self.agent_check_report(call, Status::Passing).await,
-            E::AgentCheckWarn => self.agent_check_report(call, Status::Warning).await,
-            E::AgentCheckFail => self.agent_check_report(call, Status::Critical).await,
-            E::AgentCheckUpdate => self.agent_check_update(call).await,
-            E::AgentHealthById => self.agent_health(call, false),
-            E::AgentHealthByName => self.agent_health(call, true),
-            E::EventList => self.event_list(call).await,
-            E::Queries => self.queries(call).await,
-            E::Query => Box::pin(self.query(call)).await,
-            E::ConfigApply => Box::pin(self.config_apply(call)).await,
-            E::Config => self.config(call).await,
-            E::CatalogGatewayServices => self.catalog_gateway_services(call).await,
-            E::Intentions => Box::pin(self.intentions(call)).await,
-            E::Intention => Box::pin(self.intention(call)).await,
-            E::ConnectRoots => self.connect_roots(call, false).await,
-            E::ConnectAgentRoots => self.connect_roots(call, true).await,
-            E::ConnectConfiguration => Box::pin(self.connect_configuration(call)).await,
-            E::ConnectLeaf => Box::pin(self.connect_leaf(call)).await,
-            E::OperatorAutopilot => Box::pin(self.operator_autopilot(call)).await,
-            E::HealthIngress => self.health_ingress(call).await,
-            other => self.dispatch_small(other, call),
-        }
-    }
-
-    fn dispatch_small(&self, endpoint: E, call: &Call<'_>) -> Handled {
-        match endpoint {
-            E::Acl => Err(Reply::text(StatusCode::UNAUTHORIZED, "ACL support disabled")),
-            E::StatusLeader => self.status_leader(call),
-            E::StatusPeers => self.status_peers(call),
-            E::AgentSelf => self.agent_self(call),
-            E::AgentMembers => self.agent_members(call),
-            E::AgentMetrics => self.agent_metrics(call),
-            E::EventFire => self.event_fire(call),
-            E::CoordinateDatacenters => self.coordinate_datacenters(call),
-            E::CoordinateNodes => self.coordinate_nodes(call),
-            E::CoordinateNode => self.coordinate_node(call),
-            E::OperatorRaft => self.operator_raft(call),
-            E::OperatorHealth => self.operator_health(call),
-            E::IntentionMatch => self.intention_match(call),
-            E::IntentionCheck => self.intention_check(call),
-            E::ConnectAuthorize => self.connect_authorize(call),
-            E::OperatorRaftPeer => self.operator_raft_peer(call),
-            E::OperatorKeyring => self.operator_keyring(),
-            E::CoordinateUpdate => self.coordinate_update(call),
-            E::AgentReload => Ok(Reply::ok()),
-            E::AgentForceLeave => {
-                Err(Reply::internal(&format!("agent: No node found with name '{}'", call.rest)))
-            }
-            E::AgentJoin | E::AgentLeave => {
-                Err(Reply::internal("this agent is single-node: it cannot join or leave a cluster"))
-            }
-            E::DiscoveryChain => self.discovery_chain(call),
-            E::Snapshot => {
-                let text = "this agent takes snapshots by itself, in its data folder: copy that folder";
-                Err(Reply::text(StatusCode::NOT_IMPLEMENTED, text))
-            }
-            // everything above is named; a route without a handler is a fault of this program
-            other => {
-                tracing::error!(endpoint = ?other, "a route leads nowhere");
-                Err(Reply::empty(StatusCode::NOT_FOUND))
-            }
-        }
-    }
-
-    /// With a token set, every request must carry it.
-    fn authorize(&self, headers: &HeaderMap, query: &Query) -> Result<(), Reply> {
-        let Some(token) = &self.token else { return Ok(()) };
-        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-        let bearer =
-            text("authorization").and_then(|v| v.strip_prefix("Bearer ").or(v.strip_prefix("bearer ")));
-        let given = query.filled("token").or(text("x-consul-token")).or(bearer).unwrap_or_default();
-        if token.matches(given.as_bytes()) {
-            Ok(())
-        } else {
-            Err(Reply::text(StatusCode::FORBIDDEN, "Permission denied"))
-        }
-    }
-
-    fn own_datacenter(&self, named: &str) -> Result<(), Reply> {
-        if named.is_empty() || named == self.identity.datacenter {
-            Ok(())
-        } else {
-            Err(Reply::internal("No path to datacenter"))
-        }
-    }
-
-    fn same_datacenter(&self, call: &Call<'_>) -> Result<(), Reply> {
-        self.own_datacenter(call.query.get("dc").unwrap_or_default())
-    }
-
-    fn datacenter(&self) -> &str {
-        &self.identity.datacenter
-    }
-
-    fn node_name(&self) -> &str {
-        &self.identity.node
-    }
-
-    /// The version a read answers from, after blocking if it asked for that.
-    async fn wait(
-        &self,
-        options: &ReadOptions,
-        interest: impl FnOnce() -> Interest,
-        index_of: impl Fn(&State) -> u64,
-    ) -> Arc<State> {
-        if options.index == 0 {
-            return self.engine.state();
-        }
-        self.engine.wait(&interest(), options.index, options.wait, index_of).await
-    }
-
-    /// Starts the time of TTL checks anew and lets the runners look at what is registered.
-    fn checks_changed(&self, ids: &[String]) {
-        let state = self.engine.state();
-        for id in ids {
-            if let Some(crate::state::local::Runner::Ttl(ttl)) = state.local_check(id).map(|c| &c.runner) {
-                self.timers.arm_check(id, *ttl);
-            }
-        }
-        self.runners.send_modify(|n| *n += 1);
-    }
-
-    fn filter(&self, call: &Call<'_>, fields: Fields) -> Result<Filter, Reply> {
-        match call.query.filled("filter") {
-            None => Ok(Filter::All),
-            Some(text) => Filter::parse(text, fields).map_err(|why| Reply::internal(&unusable_filter(&why))),
-        }
-    }
-
-    /// The answer to a read whose body is made of the question and of what moves `index`, and of nothing else: it is
-    /// encoded once per change and shared by all who ask or wait for it.
-    fn shared(&self, call: &Call<'_>, index: u64, make: impl FnOnce() -> Handled) -> Handled {
-        let encode = || match make() {
-            Ok(reply) if reply.status == StatusCode::OK => Ok(reply.body),
-            Ok(reply) | Err(reply) => Err(reply),
-        };
-        self.cache.get_or_encode(&call.question(), index, encode).map(Reply::encoded)
-    }
-
-    /// The same for a read that the catalog answers: a refusal has its headers.
-    fn read_filter(&self, call: &Call<'_>, fields: Fields) -> Result<Filter, Reply> {
-        self.filter(call, fields).map_err(Reply::without_answer)
-    }
-
-    /// A list, with the request's filter.
-    fn listing<T: serde::Serialize>(&self, call: &Call<'_>, filter: &Filter, items: &[T]) -> Reply {
-        if matches!(filter, Filter::All) {
-            return Reply::json(items, call.pretty);
-        }
-        let chosen: Vec<&T> = items.iter().filter(|i| filter.accepts(*i)).collect();
-        Reply::json(&chosen, call.pretty)
-    }
-
-    /// `near`: the named node first; nobody else has a coordinate.
-    fn nearest_first<T>(&self, call: &Call<'_>, items: &mut [T], node_of: impl Fn(&T) -> &String) {
-        if let Some(near) = call.query.filled("near") {
-            let near = if near == "_agent" { self.node_name() } else { near };
-            items.sort_by_key(|i| !node_of(i).eq_ignore_ascii_case(near));
-        }
-    }
 }
 
-impl Call<'_> {
-    /// The question without what does not change its answer. Parts have their lengths before them: they come from the
-    /// client and may hold any character, and no two questions may share an answer.
-    fn question(&self) -> String {
-        let mut key = String::with_capacity(64);
-        let mut part = |text: &str| {
-            key.push_str(itoa::Buffer::new().format(text.len()));
-            key.push(':');
-            key.push_str(text);
-        };
-        part(itoa::Buffer::new().format(self.endpoint as usize));
-        part(self.rest);
-        for (name, value) in self.query.pairs() {
-            if !ASKING.contains(&name) {
-                part(name);
-                part(value);
-            }
-        }
-        key
-    }
-}
-
-/// Parameters that say how to ask, not for what.
-const ASKING: [&str; 10] =
-    ["index", "wait", "stale", "consistent", "leader", "max_stale", "cached", "token", "dc", "hash"];
 /// Several faults as Consul lists them.
 fn several(faults: &[String]) -> String {
     let noun = if faults.len() == 1 { "error" } else { "errors" };
@@ -514,161 +254,10 @@ fn allowed(method: &Method, route: &Route<'_>) -> Option<Reply> {
     Some(Reply::text(StatusCode::METHOD_NOT_ALLOWED, &text).with_header("allow", &methods))
 }
 
-fn may_block(parts: &http::request::Parts) -> bool {
-    parts.method == Method::GET && parts.uri.query().is_some_and(|query| query.contains("index="))
-}
-
-/// Copies what lies in the connection's read buffer. A question that waits would keep that buffer from being used again: each
-/// watcher would hold a second one, and each answer would take and give back 8 KiB.
-fn detach(parts: &mut http::request::Parts) {
-    for value in parts.headers.values_mut() {
-        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
-            *value = copy;
-        }
-    }
-    let text = parts.uri.path_and_query().map_or("", |text| text.as_str());
-    if let Ok(copy) = Uri::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())) {
-        parts.uri = copy;
-    }
-}
-
-/// The decoded path. Nearly all are already what they decode and are cleaned to.
-fn path_of(parts: &http::request::Parts) -> Result<Cow<'_, str>, Reply> {
-    let raw = parts.uri.path();
-    if raw.bytes().all(|b| b > b' ' && b < 0x7f && b != b'%') && !may_need_cleaning(raw) {
-        return Ok(Cow::Borrowed(raw));
-    }
-    if !escapes_are_whole(raw) {
-        let reply = Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
-        return Err(reply.with_header("connection", "close"));
-    }
-    let decoded = percent_decode_str(raw).decode_utf8_lossy();
-    if decoded.bytes().any(|b| b < 0x20 || b == 0x7f) {
-        return Err(Reply::empty(StatusCode::BAD_REQUEST));
-    }
-    match cleaned(&decoded) {
-        Some(clean) => Err(moved(parts, &clean)),
-        None => Ok(decoded),
-    }
-}
-
-/// Whether every `%` is followed by two hexadecimal digits.
-fn escapes_are_whole(text: &str) -> bool {
-    text.split('%').skip(1).all(|part| {
-        let digits = part.as_bytes();
-        digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
-    })
-}
-
 fn value_fits(size: usize) -> Result<(), Reply> {
     if size <= kv::LARGEST_VALUE {
         return Ok(());
     }
     let text = format!("Value for key is too large ({size} > {} bytes)", kv::LARGEST_VALUE);
     Err(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text))
-}
-
-/// Cheaper than to look for each of the parts that are cleaned away.
-fn may_need_cleaning(path: &str) -> bool {
-    path.as_bytes().windows(2).any(|pair| pair[0] == b'/' && matches!(pair[1], b'/' | b'.'))
-}
-
-/// The path without empty, `.` and `..` parts, if it has any.
-fn cleaned(path: &str) -> Option<String> {
-    let dirty = path.contains("//")
-        || path.contains("/./")
-        || path.contains("/../")
-        || path.ends_with("/.")
-        || path.ends_with("/..");
-    if !dirty {
-        return None;
-    }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    let mut clean = format!("/{}", parts.join("/"));
-    if path.ends_with('/') && clean.len() > 1 {
-        clean.push('/');
-    }
-    Some(clean)
-}
-
-fn moved(parts: &http::request::Parts, path: &str) -> Reply {
-    const KEEP: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
-        .remove(b'/')
-        .remove(b'-')
-        .remove(b'_')
-        .remove(b'.')
-        .remove(b'~')
-        .remove(b'$')
-        .remove(b'&')
-        .remove(b'+')
-        .remove(b',')
-        .remove(b':')
-        .remove(b';')
-        .remove(b'=')
-        .remove(b'@');
-    let mut location = percent_encoding::utf8_percent_encode(path, KEEP).to_string();
-    if let Some(query) = parts.uri.query() {
-        location = format!("{location}?{query}");
-    }
-    let mut reply = Reply::empty(StatusCode::MOVED_PERMANENTLY).with_header("location", &location);
-    if parts.method == Method::GET || parts.method == Method::HEAD {
-        reply = reply.with_header("content-type", "text/html; charset=utf-8");
-        let shown = location.replace('&', "&amp;").replace('"', "&#34;");
-        reply.body = Bytes::from(format!("<a href=\"{shown}\">Moved Permanently</a>.\n\n"));
-    }
-    reply
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn question(endpoint: E, rest: &str, query: &str) -> String {
-        let (method, headers) = (Method::GET, HeaderMap::new());
-        let (query, body) = (Query::parse(query), Bytes::new());
-        Call { endpoint, method: &method, headers: &headers, query, rest, body, pretty: false }.question()
-    }
-
-    #[test]
-    fn no_two_questions_share_an_answer() {
-        let all = [
-            question(E::HealthService, "web", ""),
-            question(E::CatalogService, "web", ""),
-            question(E::HealthService, "we", "b"),
-            question(E::HealthService, "web", "passing"),
-            question(E::HealthService, "web", "pretty"),
-            question(E::HealthService, "web", "tag=a&tag=b"),
-            question(E::HealthService, "web", "tag=b&tag=a"),
-            question(E::HealthService, "web", "tag=a%001:tag1:b"),
-            question(E::HealthService, "web", "tag=a3:tag1:b"),
-            question(E::HealthService, "web", "tag=a&node-meta=b:c"),
-            question(E::HealthService, "web", "tag=a&node-meta=b&c"),
-            question(E::HealthService, "web", "filter=Node.Node==a"),
-        ];
-        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
-        assert_eq!(distinct.len(), all.len(), "{all:?}");
-    }
-
-    #[test]
-    fn how_one_asks_makes_no_other_question() {
-        let plain = question(E::HealthService, "web", "passing");
-        assert_eq!(question(E::HealthService, "web", "index=7&passing&wait=5m&stale&token=x&dc=dc1"), plain);
-    }
-
-    #[test]
-    fn paths_are_cleaned() {
-        assert_eq!(cleaned("/v1/kv/a//b").as_deref(), Some("/v1/kv/a/b"));
-        assert_eq!(cleaned("/v1/kv//a/").as_deref(), Some("/v1/kv/a/"));
-        assert_eq!(cleaned("/v1/kv/a/../b").as_deref(), Some("/v1/kv/b"));
-        assert_eq!(cleaned("/v1/kv/a.b/..c"), None);
-    }
 }

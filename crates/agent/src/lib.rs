@@ -15,6 +15,7 @@ mod engine;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod heads;
 // the error side of a handler is the answer itself, made and consumed at once: boxing it would cost an allocation
 #[allow(clippy::result_large_err)]
 mod http;

@@ -108,7 +108,8 @@ async fn probe_for_ever(
     tokio::time::sleep(interval.mul_f64(fastrand::f64())).await;
     let mut every = tokio::time::interval(interval);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut good, mut bad) = (0_u32, 0_u32);
+    // the first result counts whatever it is
+    let (mut good, mut bad) = (check.success_before_passing, check.failures_before_critical);
     loop {
         every.tick().await;
         let seen = prober.probe(&target, timeout).await;

@@ -67,57 +67,55 @@ const EXPOSE: Field = always(
 
 const SERVICE_DEFAULTS: Fields = &[some("Protocol", Text), MESH_GATEWAY, EXPOSE, some("ExternalSNI", Text)];
 const PROXY_DEFAULTS: Fields = &[always("Config", Any), MESH_GATEWAY, EXPOSE];
-const SERVICE_ROUTER: Fields = &[always(
-    "Routes",
-    Objects(&[
-        some(
-            "Match",
-            Object(&[some(
-                "HTTP",
-                Object(&[
-                    some("PathExact", Text),
-                    some("PathPrefix", Text),
-                    some("PathRegex", Text),
-                    some(
-                        "Header",
-                        Objects(&[
-                            always("Name", Text),
-                            some("Present", Bool),
-                            some("Exact", Text),
-                            some("Prefix", Text),
-                            some("Suffix", Text),
-                            some("Regex", Text),
-                            some("Invert", Bool),
-                        ]),
-                    ),
-                    some(
-                        "QueryParam",
-                        Objects(&[
-                            always("Name", Text),
-                            some("Present", Bool),
-                            some("Exact", Text),
-                            some("Regex", Text),
-                        ]),
-                    ),
-                    some("Methods", Methods),
-                ]),
-            )]),
-        ),
-        some(
-            "Destination",
+const SERVICE_ROUTER: Fields = &[always("Routes", Objects(ROUTE))];
+pub const ROUTE: Fields = &[
+    some(
+        "Match",
+        Object(&[some(
+            "HTTP",
             Object(&[
-                some("RequestTimeout", Time),
-                some("Service", Text),
-                some("ServiceSubset", Text),
-                some("Namespace", Text),
-                some("PrefixRewrite", Text),
-                some("NumRetries", Int),
-                some("RetryOnConnectFailure", Bool),
-                some("RetryOnStatusCodes", Ints),
+                some("PathExact", Text),
+                some("PathPrefix", Text),
+                some("PathRegex", Text),
+                some(
+                    "Header",
+                    Objects(&[
+                        always("Name", Text),
+                        some("Present", Bool),
+                        some("Exact", Text),
+                        some("Prefix", Text),
+                        some("Suffix", Text),
+                        some("Regex", Text),
+                        some("Invert", Bool),
+                    ]),
+                ),
+                some(
+                    "QueryParam",
+                    Objects(&[
+                        always("Name", Text),
+                        some("Present", Bool),
+                        some("Exact", Text),
+                        some("Regex", Text),
+                    ]),
+                ),
+                some("Methods", Methods),
             ]),
-        ),
-    ]),
-)];
+        )]),
+    ),
+    some(
+        "Destination",
+        Object(&[
+            some("RequestTimeout", Time),
+            some("Service", Text),
+            some("ServiceSubset", Text),
+            some("Namespace", Text),
+            some("PrefixRewrite", Text),
+            some("NumRetries", Int),
+            some("RetryOnConnectFailure", Bool),
+            some("RetryOnStatusCodes", Ints),
+        ]),
+    ),
+];
 const SERVICE_SPLITTER: Fields = &[always(
     "Splits",
     Objects(&[
@@ -130,7 +128,7 @@ const SERVICE_SPLITTER: Fields = &[always(
 const SERVICE_RESOLVER: Fields = &[
     some("ConnectTimeout", Time),
     some("DefaultSubset", Text),
-    some("Subsets", MapOf(&[some("Filter", Text), some("OnlyPassing", Bool)])),
+    some("Subsets", MapOf(SUBSET)),
     some(
         "Redirect",
         Object(&[
@@ -150,6 +148,7 @@ const SERVICE_RESOLVER: Fields = &[
         ]),
     ),
 ];
+pub const SUBSET: Fields = &[some("Filter", Text), some("OnlyPassing", Bool)];
 const INGRESS_GATEWAY: Fields = &[
     always("TLS", Object(&[always("Enabled", Bool)])),
     always(
@@ -184,13 +183,13 @@ pub const PROXY: Fields = &[
     EXPOSE,
 ];
 const UPSTREAM: Fields = &[
-    some("DestinationType", Text),
+    always("DestinationType", Text),
     some("DestinationNamespace", Text),
     some("DestinationName", Text),
     always("Datacenter", Text),
     some("LocalBindAddress", Text),
     some("LocalBindPort", Int),
-    some("Config", Any),
+    always("Config", Any),
     MESH_GATEWAY,
 ];
 /// The same as an agent prints it.
@@ -213,6 +212,13 @@ const AGENT_UPSTREAM: Fields = &[
     some("LocalBindPort", Int),
     some("Config", Any),
     MESH_GATEWAY,
+];
+
+/// What a request for a discovery chain may ask to be otherwise.
+pub const CHAIN_OVERRIDES: Fields = &[
+    some("OverrideMeshGateway", Object(&[some("Mode", Text)])),
+    some("OverrideProtocol", Text),
+    some("OverrideConnectTimeout", Time),
 ];
 
 pub fn of(kind: &str) -> Option<Fields> {
@@ -450,6 +456,7 @@ pub fn strip(fields: Fields, values: &mut Map<String, Value>) {
     for field in fields {
         let Some(value) = values.get_mut(field.name) else { continue };
         let says_nothing = match (field.kind, value) {
+            (_, Value::Null) => true,
             (Kind::Any, _) => false,
             (Kind::Object(inner), Value::Object(map)) => {
                 strip(inner, map);

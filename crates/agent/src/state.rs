@@ -17,6 +17,7 @@ pub mod ca;
 pub mod catalog;
 pub mod command;
 pub mod config;
+pub mod coordinates;
 pub mod image;
 pub mod intentions;
 pub mod kv;
@@ -24,6 +25,7 @@ pub mod local;
 mod local_apply;
 pub mod model;
 pub mod queries;
+mod restore;
 pub mod sessions;
 pub mod txn;
 
@@ -43,9 +45,10 @@ pub enum Table {
     Config = 6,
     Intentions = 7,
     Ca = 8,
+    Coordinates = 9,
 }
 
-pub(crate) const TABLES: usize = 9;
+pub(crate) const TABLES: usize = 10;
 
 /// What a waiting query can be waiting for. Names and keys as stored (service names in lower case).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -178,6 +181,10 @@ pub struct State {
     /// By id.
     pub(crate) intentions: OrdMap<Arc<str>, Arc<intentions::Intention>>,
     pub(crate) authority: Option<Arc<ca::Authority>>,
+    /// By lower-case node name.
+    pub(crate) coordinates: OrdMap<Arc<str>, Arc<coordinates::Coordinate>>,
+    /// Index of the last restore of a snapshot: no query may report less.
+    pub(crate) restored: u64,
 }
 
 /// What one command is doing: its index, the time, and whom it concerns so far.
@@ -214,8 +221,13 @@ impl State {
     /// The same for one who can go back by other means: true says that the command failed half-way, so that its first
     /// steps are in the state. Spares the clone and with it the copy of everything that is touched.
     pub fn apply_unguarded(&mut self, command: &Command, now: u64) -> (Applied, bool) {
-        let mut change =
-            Change { index: self.index() + 1, now, topics: Vec::new(), moved: false, quiet: false };
+        let mut change = Change {
+            index: self.index().saturating_add(1),
+            now,
+            topics: Vec::new(),
+            moved: false,
+            quiet: false,
+        };
         let outcome = self.dispatch(command, &mut change);
         let touched = change.moved || change.quiet;
         if matches!(outcome, Err(_) | Ok(Outcome::TxnFailed(_))) {
@@ -269,6 +281,14 @@ impl State {
             }
             Command::CaForgetRoot { id } => {
                 self.ca_forget_root(id, change);
+                Ok(Outcome::Done)
+            }
+            Command::CoordinateSet(coordinate) => {
+                self.coordinate_set(coordinate, change);
+                Ok(Outcome::Done)
+            }
+            Command::Restore(records) => {
+                self.replace(records, change);
                 Ok(Outcome::Done)
             }
             local => self.apply_local(local, change),

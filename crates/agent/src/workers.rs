@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::Error;
+use crate::heads;
 use crate::http::Server;
 
 /// Beyond that many the one writer and the memory's speed are the limit, and each costs a stack.
@@ -49,9 +50,10 @@ struct Worker {
 pub(crate) struct Workers(Vec<Worker>);
 
 impl Workers {
-    pub fn start(server: &Server) -> Result<Workers, Error> {
+    /// `head` is how long a request's head may take from its first byte on.
+    pub fn start(server: &Server, head: Duration) -> Result<Workers, Error> {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let workers = (0..processors.min(MOST)).map(|number| Worker::start(number, server));
+        let workers = (0..processors.min(MOST)).map(|number| Worker::start(number, server, head));
         workers.collect::<Result<_, _>>().map(Workers).map_err(Error::Thread)
     }
 
@@ -81,7 +83,7 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(number: usize, server: &Server) -> std::io::Result<Worker> {
+    fn start(number: usize, server: &Server, head: Duration) -> std::io::Result<Worker> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, inbox) = mpsc::unbounded_channel();
         let (alive, ended) = oneshot::channel::<()>();
@@ -89,7 +91,7 @@ impl Worker {
         let server = server.clone();
         std::thread::Builder::new().name(format!("agent-http-{number}")).spawn(move || {
             let _held_to_the_end = (alive, guard);
-            runtime.block_on(work(server, inbox));
+            runtime.block_on(work(server, inbox, head));
             // its connections end with it
             drop(runtime);
         })?;
@@ -98,20 +100,19 @@ impl Worker {
 }
 
 /// A worker's life.
-async fn work(mut server: Server, mut orders: mpsc::UnboundedReceiver<Order>) {
+async fn work(mut server: Server, mut orders: mpsc::UnboundedReceiver<Order>, head: Duration) {
     let (engine, room) = server.engine.for_thread();
     server.engine = Arc::new(engine);
     let server = Arc::new(server);
     tokio::spawn(async move { room.attend().await });
     let graceful = GracefulShutdown::new();
     let mut builder = http1::Builder::new();
-    // An idle connection stays as long as its client likes, as Consul's do: who sends the next request just when the server
-    // closes cannot know whether it was done. A head that never ends holds little more than an idle connection.
+    // see `heads`
     builder.header_read_timeout(None);
     while let Some(order) = orders.recv().await {
         match order {
             Order::Serve(stream, place) => match TcpStream::from_std(stream) {
-                Ok(stream) => serve(&builder, &graceful, &server, stream, place),
+                Ok(stream) => serve(&builder, &graceful, &server, heads::Limited::new(stream, head), place),
                 Err(error) => tracing::warn!(%error, "cannot serve a connection"),
             },
             Order::Drain(limit) => {
@@ -129,13 +130,16 @@ fn serve(
     builder: &http1::Builder,
     graceful: &GracefulShutdown,
     server: &Arc<Server>,
-    stream: TcpStream,
+    (stream, progress): (heads::Limited<TcpStream>, heads::Progress),
     place: Place,
 ) {
     let server = server.clone();
     let service = service_fn(move |request| {
-        let server = server.clone();
-        async move { Ok::<_, std::convert::Infallible>(respond(server, request).await) }
+        let (server, running) = (server.clone(), progress.request());
+        async move {
+            let _running = running;
+            Ok::<_, std::convert::Infallible>(respond(server, request).await)
+        }
     });
     let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
     tokio::spawn(async move {

@@ -224,6 +224,16 @@ async fn mesh() {
 }
 
 #[tokio::test]
+async fn discovery_chains() {
+    same_with(include_str!("scripts/chains.txt"), true).await;
+}
+
+#[tokio::test]
+async fn the_rest() {
+    same_with(include_str!("scripts/rest.txt"), true).await;
+}
+
+#[tokio::test]
 async fn manners() {
     same(include_str!("scripts/manners.txt")).await;
 }

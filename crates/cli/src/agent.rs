@@ -51,8 +51,10 @@ async fn serve(command: &commands::Agent) -> Result<(), Failure> {
         node_meta: command.node_meta.iter().cloned().collect(),
         token,
         connect: command.connect,
+        connect_cluster_id: command.connect_cluster_id,
         max_connections_per_address: command.max_connections_per_address,
         max_body: command.max_body,
+        head_timeout: Duration::from_secs(command.head_timeout),
         shutdown_timeout: Duration::from_secs(command.shutdown_timeout),
         ..Settings::default()
     };

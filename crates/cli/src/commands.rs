@@ -119,12 +119,18 @@ pub struct Agent {
     /// Turn the service mesh on: certificate authority, leaf certificates, as Consul's connect { enabled = true }
     #[arg(long)]
     pub connect: bool,
+    /// What a new mesh's trust domain is called after, as Consul's ca_config { cluster_id } [default: a new id]
+    #[arg(long, value_name = "UUID", requires = "connect")]
+    pub connect_cluster_id: Option<uuid::Uuid>,
     /// Most connections of one client address, as Consul's http_max_conns_per_client (200 there) [default: no limit]
     #[arg(long, value_name = "COUNT")]
     pub max_connections_per_address: Option<usize>,
     /// Largest request body in bytes; values of keys have Consul's limit of 524288
     #[arg(long, default_value_t = 8 << 20, value_name = "BYTES")]
     pub max_body: usize,
+    /// Seconds that the head of a request may take from its first byte on; idle connections have no limit
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub head_timeout: u64,
     /// Seconds that running requests get when the agent stops
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     pub shutdown_timeout: u64,

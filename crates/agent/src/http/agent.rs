@@ -205,7 +205,7 @@ impl Server {
     pub(super) fn local_check(&self, check: AgentCheck, service: Option<&Service>) -> LocalCheck {
         let interval = check.interval.unwrap_or_default().max(SHORTEST_INTERVAL);
         let timeout = check.timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_TIMEOUT);
-        let (runner, kind) = if let Some(ttl) = check.ttl {
+        let (runner, kind) = if let Some(ttl) = check.ttl.filter(|ttl| !ttl.is_zero()) {
             (Runner::Ttl(ttl), "ttl")
         } else if !check.target.http.is_empty() {
             (Runner::Http { interval, timeout }, "http")
@@ -334,13 +334,14 @@ pub(super) fn validate(check: &AgentCheck, bad_status: &str) -> Result<(), Reply
     if check.output_max_size < 0 {
         return invalid("MaxOutputMaxSize must be positive");
     }
-    if check.interval.is_some() && check.ttl.is_some() {
+    let given = |time: Option<Duration>| time.is_some_and(|time| !time.is_zero());
+    if given(check.interval) && given(check.ttl) {
         return invalid("Interval and TTL cannot both be specified");
     }
-    if probes && check.interval.is_none() {
+    if probes && !given(check.interval) {
         return invalid("Interval must be > 0 for Script, HTTP, or TCP checks");
     }
-    if !probes && !alias && check.ttl.is_none() {
+    if !probes && !alias && !given(check.ttl) {
         return invalid("TTL must be > 0 for TTL checks");
     }
     Ok(())
@@ -395,10 +396,14 @@ pub(super) fn check_pairs(meta: &BTreeMap<String, String>) -> Result<(), String>
     Ok(())
 }
 
-/// What registration with an agent adds: addresses by family; empty lists count as absent.
+/// What registration with an agent adds: addresses by family, what upstreams are; empty lists count as absent.
 pub(super) fn finish_service(service: &mut Service) {
     service.tags = service.tags.take().filter(|t| !t.is_empty());
     service.meta = service.meta.take().filter(|m| !m.is_empty());
+    let upstreams = service.proxy.fields.get_mut("Upstreams").and_then(Value::as_array_mut);
+    for upstream in upstreams.into_iter().flatten().filter_map(Value::as_object_mut) {
+        upstream.entry("DestinationType").or_insert_with(|| Value::from("service"));
+    }
     let family = match service.address.parse() {
         Ok(IpAddr::V4(_)) => "ipv4",
         Ok(IpAddr::V6(_)) => "ipv6",

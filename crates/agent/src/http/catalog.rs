@@ -7,14 +7,14 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::decode::{self, Fields, Malformed, Place};
+use super::decode::{self, Fields, Malformed, Place, Times};
 use super::filter::{Filter, fields};
 use super::query::{Query, ReadOptions};
 use super::reply::{Handled, Reply};
 use super::{Call, Server};
 use crate::engine::watch::Interest;
 use crate::state::command::{Command, Registration, Target};
-use crate::state::model::{Instance, Node, Pairs, Proxy, Service, ServiceAddress, Weights};
+use crate::state::model::{Definition, Instance, Node, Pairs, Proxy, Service, ServiceAddress, Weights};
 use crate::state::{Group, State, Table, Topic};
 
 const REQUEST: Place =
@@ -258,8 +258,12 @@ impl Server {
         let service = fields.take(&["Service"]).map(|value| decode::service(value, SERVICE)).transpose()?;
         let one = fields.take(&["Check"]);
         let more = fields.list(&["Checks"])?.unwrap_or_default();
-        let mut checks = more.into_iter().chain(one).map(decode::check).collect::<Result<Vec<_>, _>>()?;
+        let check = |value| decode::check(value, Times::Short);
+        let mut checks = more.into_iter().chain(one).map(check).collect::<Result<Vec<_>, _>>()?;
         for check in &mut checks {
+            if check.kind.is_empty() {
+                kind_of(&check.definition).clone_into(&mut check.kind);
+            }
             if check.node.is_empty() {
                 check.node.clone_from(&name);
             }
@@ -292,6 +296,24 @@ impl Server {
         };
         self.engine.write(Command::Deregister { node, target }).await?;
         Ok(Reply::json(&true, call.pretty))
+    }
+}
+
+/// The type of a check that names none: what its definition would be probed by.
+fn kind_of(definition: &Definition) -> &'static str {
+    let probed = !definition.interval.is_empty();
+    if !definition.ttl.is_empty() {
+        "ttl"
+    } else if !definition.http.is_empty() && probed {
+        "http"
+    } else if !definition.tcp.is_empty() && probed {
+        "tcp"
+    } else if !definition.grpc.is_empty() && probed {
+        "grpc"
+    } else if !(definition.alias_service.is_empty() && definition.alias_node.is_empty()) {
+        "alias"
+    } else {
+        ""
     }
 }
 

@@ -24,7 +24,9 @@ pub struct Compressor {
 
 impl Compressor {
     pub fn apply(&self, request: &HeaderMap, mut reply: Reply) -> Reply {
-        let encoded = reply.headers.contains_key(header::CONTENT_ENCODING);
+        // a snapshot is compressed already, and large: it must not be kept here either
+        let packed = reply.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-gzip");
+        let encoded = packed || reply.headers.contains_key(header::CONTENT_ENCODING);
         if reply.body.len() < SHORTEST || encoded || !wants_gzip(request) {
             return reply;
         }

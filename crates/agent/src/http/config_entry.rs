@@ -12,6 +12,7 @@ use crate::schema::{self, Faults, Shown};
 use crate::state::config::ConfigEntry;
 use crate::state::{Command, Outcome, State, Table, Topic};
 
+mod graph;
 mod rules;
 
 impl Server {
@@ -31,7 +32,7 @@ impl Server {
         self.same_datacenter(call)?;
         rules::normalize(&mut entry);
         rules::check(&entry)
-            .and_then(|()| rules::check_among(&entry, &self.engine.state()))
+            .and_then(|()| graph::check_among(&entry, &self.engine.state()))
             .map_err(|why| Reply::internal(&why))?;
         let written = self.engine.write(Command::ConfigSet { entry: Box::new(entry), cas }).await?;
         Ok(Reply::json(&(written.outcome == Outcome::Flag(true)), call.pretty))
@@ -77,7 +78,7 @@ impl Server {
 
     async fn config_remove(&self, call: &Call<'_>, kind: &str, name: &str) -> Handled {
         let refused = |why: String| Reply::internal(&why);
-        rules::check_removal(kind, name, &self.engine.state()).map_err(refused)?;
+        graph::check_removal(kind, name, &self.engine.state()).map_err(refused)?;
         let command = Command::ConfigRemove { kind: kind.to_owned(), name: name.to_owned() };
         self.engine.write(command).await?;
         Ok(Reply::json(&Map::new(), call.pretty))
@@ -89,10 +90,14 @@ impl Server {
         if call.rest.is_empty() {
             return Err(Reply::bad("Missing gateway name"));
         }
-        let state = self.wait_table(&options, Table::Config).await;
+        // a wildcard takes what is registered
+        let tables = [Table::Config, Table::Services];
+        let index_of = |s: &State| tables.iter().map(|table| s.table_index(*table)).max().unwrap_or(1);
+        let interest = || Interest::Any(tables.map(Topic::Table).to_vec());
+        let state = self.wait(&options, interest, index_of).await;
         let found = gateway_services(&state, call.rest);
         let shown = (!found.is_empty()).then_some(found);
-        let index = state.table_index(Table::Config);
+        let index = index_of(&state);
         Ok(Reply::json(&shown, call.pretty).at(index).effective(options.consistency))
     }
 }
@@ -118,8 +123,10 @@ fn listed_services(entry: &ConfigEntry, lists: &str) -> Vec<String> {
     items.filter_map(services).flatten().filter_map(|service| name(&service)).collect()
 }
 
+const WILDCARD: &str = "*";
+
 /// One service behind a gateway.
-#[derive(serde::Serialize)]
+#[derive(Clone, serde::Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct GatewayService {
     gateway: NameOnly,
@@ -139,11 +146,13 @@ struct GatewayService {
     key_file: Option<String>,
     #[serde(rename = "SNI", skip_serializing_if = "Option::is_none")]
     sni: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    from_wildcard: bool,
     create_index: u64,
     modify_index: u64,
 }
 
-#[derive(serde::Serialize)]
+#[derive(Clone, serde::Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct NameOnly {
     name: String,
@@ -165,6 +174,7 @@ fn gateway_services(state: &State, gateway: &str) -> Vec<GatewayService> {
         cert_file: text(service, "CertFile"),
         key_file: text(service, "KeyFile"),
         sni: text(service, "SNI"),
+        from_wildcard: false,
         create_index: entry.create_index,
         modify_index: entry.modify_index,
     };
@@ -189,7 +199,36 @@ fn gateway_services(state: &State, gateway: &str) -> Vec<GatewayService> {
         let services = entry.fields.get("Services").and_then(Value::as_array).into_iter().flatten();
         found.extend(services.map(|service| entry_of(entry, service, "terminating-gateway")));
     }
+    for wildcard in found.extract_if(.., |service| service.service.name == WILDCARD).collect::<Vec<_>>() {
+        let covered =
+            |name: &str| found.iter().any(|service| service.service.name.eq_ignore_ascii_case(name));
+        let names: Vec<String> =
+            plain_services(state).filter(|name| !covered(name)).map(str::to_owned).collect();
+        found.extend(names.into_iter().map(|name| wildcard.of(name)));
+    }
+    // of what there is, an ingress gateway's wildcard lets in what speaks its listener's protocol
+    let speaks = |service: &GatewayService| {
+        let own = super::chain::compile::protocol_of(state, &service.service.name);
+        !service.from_wildcard || service.protocol.as_ref().is_none_or(|wanted| *wanted == own)
+    };
+    found.retain(speaks);
+    found.sort_by(|a, b| (&a.service.name, a.port).cmp(&(&b.service.name, b.port)));
     found
+}
+
+impl GatewayService {
+    /// A service that a wildcard takes.
+    fn of(&self, name: String) -> GatewayService {
+        GatewayService { service: NameOnly { name }, from_wildcard: true, ..self.clone() }
+    }
+}
+
+/// Registered services that are neither proxies nor gateways, nor Consul itself.
+fn plain_services(state: &State) -> impl Iterator<Item = &str> {
+    let plain = |group: &&std::sync::Arc<crate::state::Group>| {
+        &*group.name != "consul" && group.instances.values().any(|instance| instance.service.kind.is_empty())
+    };
+    state.groups().filter(plain).map(|group| &*group.name)
 }
 
 /// Kind first: it says what else there may be.

@@ -86,7 +86,8 @@ struct ShownLeaf<'a> {
 struct ShownSettings<'a> {
     provider: &'a str,
     config: &'a Map<String, Value>,
-    state: Option<()>,
+    /// What the provider keeps for itself: nothing here, but clients' tests hand some through.
+    state: Option<&'a Map<String, Value>>,
     force_without_cross_signing: bool,
     create_index: u64,
     modify_index: u64,
@@ -130,7 +131,7 @@ fn empty_settings() -> Settings {
     Settings { provider: "consul".to_owned(), config: Map::new(), create_index: 0, modify_index: 0 }
 }
 
-fn disabled() -> Reply {
+pub(super) fn disabled() -> Reply {
     Reply::internal("Connect must be enabled in order to use this endpoint")
 }
 
@@ -175,7 +176,7 @@ impl Server {
         let shown = ShownSettings {
             provider,
             config,
-            state: None,
+            state: config.get("test_state").and_then(Value::as_object),
             force_without_cross_signing: false,
             create_index: *create_index,
             modify_index: *modify_index,
@@ -245,9 +246,13 @@ impl Server {
         let told = |error: authority::Error| error.to_string();
         let refused = |reply: Reply| String::from_utf8_lossy(&reply.body).into_owned();
         let Some(authority) = state.authority() else {
-            let cluster = uuid::Uuid::new_v4().to_string();
+            let cluster = self.cluster.unwrap_or_else(uuid::Uuid::new_v4).to_string();
             let root = authority::new_root(&cluster, 1, authority::now(), None, None).map_err(told)?;
-            return self.set_authority(&cluster, default_settings(), Some(root)).await.map_err(refused);
+            let mut settings = default_settings();
+            if self.cluster.is_some() {
+                settings.config.insert("cluster_id".to_owned(), Value::from(cluster.as_str()));
+            }
+            return self.set_authority(&cluster, settings, Some(root)).await.map_err(refused);
         };
         let soon = authority::rfc3339(authority::now() + authority::ROOT_RENEWED_BEFORE.as_secs());
         let ending = authority.active().is_none_or(|root| root.not_after < soon);
@@ -343,40 +348,4 @@ impl Server {
         leaves.insert(service.to_owned(), leaf.clone());
         Ok(leaf)
     }
-
-    /// The chain of a service that no configuration entry changes; compiling routers, splitters and resolvers is not done here.
-    pub(super) fn discovery_chain(&self, call: &Call<'_>) -> Handled {
-        if call.rest.is_empty() {
-            return Err(Reply::bad("Bad request: Missing chain name"));
-        }
-        let state = self.engine.state();
-        let Some(authority) = state.authority().filter(|_| self.connect) else {
-            return Err(disabled().without_answer());
-        };
-        self.same_datacenter(call).map_err(Reply::without_answer)?;
-        let kinds = ["service-router", "service-splitter", "service-resolver", "service-defaults"];
-        if kinds.iter().any(|kind| state.config_entry(kind, call.rest).is_some())
-            || state.config_entry("proxy-defaults", "global").is_some()
-        {
-            let text = "this agent does not compile discovery chains from configuration entries";
-            return Err(Reply::internal(text).without_answer());
-        }
-        Ok(Reply::encoded(default_chain(call.rest, self.datacenter(), &authority.trust_domain()).into())
-            .at(1))
-    }
-}
-
-/// Written out, because its fields are in no order that a map would keep.
-fn default_chain(service: &str, datacenter: &str, domain: &str) -> String {
-    let id = format!("{service}.default.{datacenter}");
-    let quoted = |text: &str| super::json::text(text);
-    let resolver = quoted(&format!("resolver:{id}"));
-    let sni = quoted(&format!("{id}.internal.{domain}"));
-    let (id, service, datacenter) = (quoted(&id), quoted(service), quoted(datacenter));
-    format!(
-        "{{\"Chain\":{{\"ServiceName\":{service},\"Namespace\":\"default\",\"Datacenter\":{datacenter},\"Protocol\":\"tcp\",\
-\"StartNode\":{resolver},\"Nodes\":{{{resolver}:{{\"Type\":\"resolver\",\"Name\":{id},\"Resolver\":{{\
-\"ConnectTimeout\":\"5s\",\"Default\":true,\"Target\":{id}}}}}}},\"Targets\":{{{id}:{{\"ID\":{id},\"Service\":{service},\
-\"Namespace\":\"default\",\"Datacenter\":{datacenter},\"MeshGateway\":{{}},\"Subset\":{{}},\"SNI\":{sni},\"Name\":{sni}}}}}}}}}"
-    )
 }

@@ -174,6 +174,16 @@ impl Fields {
         }
     }
 
+    /// The time between two things: none at all is no time, and a negative one is zero, which whoever uses it refuses.
+    pub fn period(&mut self, names: &[&str]) -> Decoded<Option<Duration>> {
+        let negative = self.map.iter().any(|(key, value)| {
+            let below =
+                value.as_f64().is_some_and(|n| n < 0.0) || value.as_str().is_some_and(|t| t.starts_with('-'));
+            below && names.iter().any(|name| key.eq_ignore_ascii_case(name))
+        });
+        Ok(self.duration(names)?.filter(|time| negative || !time.is_zero()))
+    }
+
     pub fn list(&mut self, names: &[&str]) -> Decoded<Option<Vec<Value>>> {
         self.list_of(names, "[]interface {}")
     }
@@ -284,11 +294,6 @@ fn proxy(fields: &mut Fields) -> Decoded<Proxy> {
     if let Some(fault) = faults.values.into_iter().next() {
         return Err(Malformed(fault));
     }
-    for upstream in read.get_mut("Upstreams").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(upstream) = upstream.as_object_mut() {
-            upstream.entry("DestinationType").or_insert_with(|| Value::from("service"));
-        }
-    }
     // what says nothing and what is absent are printed alike, so they are kept alike
     schema::strip(schema::PROXY, &mut read);
     Ok(Proxy { fields: read })
@@ -348,10 +353,18 @@ pub fn service_fields(fields: &mut Fields, name: &str) -> Decoded<Service> {
     })
 }
 
+/// Which spellings of a definition's times are read: the catalog does not know `IntervalDuration` and the like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    Short,
+    Either,
+}
+
 /// A check as the catalog and transactions take it.
-pub fn check(value: Value) -> Decoded<Check> {
+pub fn check(value: Value, times: Times) -> Decoded<Check> {
     let mut fields = Fields::new(value)?;
-    let definition = fields.take(&["Definition"]).map(definition).transpose()?.unwrap_or_default();
+    let given = fields.take(&["Definition"]);
+    let definition = given.map(|given| definition(given, times)).transpose()?.unwrap_or_default();
     let name = fields.name(&["Name"])?;
     let id = fields.name(&["CheckID"])?;
     let check = Check {
@@ -374,8 +387,11 @@ pub fn check(value: Value) -> Decoded<Check> {
     Ok(check)
 }
 
-fn definition(value: Value) -> Decoded<Definition> {
+fn definition(value: Value, times: Times) -> Decoded<Definition> {
     let mut fields = Fields::new(value)?;
+    if times == Times::Short {
+        fields.ignore(&["IntervalDuration", "TimeoutDuration", "DeregisterCriticalServiceAfterDuration"]);
+    }
     let text = |d: Option<Duration>| d.filter(|d| !d.is_zero()).map(duration::format).unwrap_or_default();
     let definition = Definition {
         interval: text(fields.duration(&["Interval", "IntervalDuration"])?),
@@ -485,9 +501,9 @@ pub fn agent_check(value: Value, form: Form) -> Decoded<AgentCheck> {
         service_id: fields.name(&["ServiceID", "service_id"])?,
         status: fields.text(&["Status"])?,
         script: !args.is_empty() || !docker.is_empty() || !script.is_empty(),
-        interval: fields.duration(&["Interval"])?.filter(|d| !d.is_zero()),
+        interval: fields.period(&["Interval"])?,
         timeout: fields.duration(&["Timeout"])?,
-        ttl: fields.duration(&["TTL"])?.filter(|d| !d.is_zero()),
+        ttl: fields.period(&["TTL"])?,
         deregister_after: fields
             .duration(&["DeregisterCriticalServiceAfter", "deregister_critical_service_after"])?,
         success_before_passing: count(fields.number(&["SuccessBeforePassing", "success_before_passing"])?),
@@ -530,11 +546,11 @@ mod tests {
             r#"{"Node":"a","CheckID":"c\u0000"}"#,
             r#"{"Node":"a","CheckID":"c","ServiceID":"s\u0000"}"#,
         ] {
-            assert!(nul(check(json(text)).map(drop)), "{text}");
+            assert!(nul(check(json(text), Times::Either).map(drop)), "{text}");
         }
         assert!(nul(node(json(r#"{"Node":"a\u0000"}"#), "dc1").map(drop)));
         assert!(nul(agent_check(json(r#"{"Name":"a\u0000","TTL":"10s"}"#), Form::Alone).map(drop)));
-        let output = check(json(r#"{"Node":"a","CheckID":"c","Output":"\u0000"}"#)).unwrap();
+        let output = check(json(r#"{"Node":"a","CheckID":"c","Output":"\u0000"}"#), Times::Short).unwrap();
         assert_eq!(output.output, "\0", "a check may say what it likes");
     }
 }

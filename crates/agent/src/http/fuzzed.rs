@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::filter::Filter;
 use super::*;
+use crate::state::State;
 use crate::state::command::{Command, Registration};
 use crate::state::model::Node;
 
@@ -20,6 +22,8 @@ const WAYS: &[&str] = &[
     "/v1/kv/a?flags=7",
     "/v1/agent/service/register?replace-existing-checks",
     "/v1/config",
+    "/v1/snapshot",
+    "/v1/coordinate/update",
 ];
 /// A server is used for so many inputs, so that they meet what others left.
 const INPUTS: usize = 100;

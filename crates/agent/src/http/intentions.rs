@@ -105,12 +105,12 @@ impl Server {
         required(call, "name")?;
         self.same_datacenter(call)?;
         let state = self.engine.state();
-        let found = |name: &str| -> Option<Vec<Intention>> {
-            let all: Vec<_> =
-                state.matching_intentions(side, bare(name)).into_iter().map(|i| (**i).clone()).collect();
-            (!all.is_empty()).then_some(all)
-        };
-        let answer: BTreeMap<&str, _> = call.query.all("name").map(|name| (name, found(name))).collect();
+        let mut answer: BTreeMap<&str, Option<Vec<&Intention>>> = BTreeMap::new();
+        for name in call.query.all("name") {
+            let all = state.matching_intentions(side, place("name", name)?);
+            let all: Vec<&Intention> = all.into_iter().map(|intention| &**intention).collect();
+            answer.insert(name, (!all.is_empty()).then_some(all));
+        }
         Ok(Reply::json(&answer, call.pretty))
     }
 
@@ -120,9 +120,10 @@ impl Server {
         if let Some(kind) = call.query.filled("source-type").filter(|kind| *kind != "consul") {
             return Err(Reply::internal(&format!("unsupported SourceType: {kind:?}")));
         }
+        let (source, destination) = (place("source", source)?, place("destination", destination)?);
         self.same_datacenter(call)?;
         let state = self.engine.state();
-        let decides = state.deciding_intention(("default", bare(source)), bare(destination));
+        let decides = state.deciding_intention(source, destination);
         let allowed = decides.is_none_or(|intention| intention.action == "allow");
         Ok(Reply::json(&json!({ "Allowed": allowed }), call.pretty))
     }
@@ -142,7 +143,7 @@ impl Server {
         let (ns, source) =
             service_of(&uri).ok_or_else(|| refused("ClientCertURI not a valid Connect identifier"))?;
         let state = self.engine.state();
-        let (authorized, reason) = match state.deciding_intention((&ns, &source), &target) {
+        let (authorized, reason) = match state.deciding_intention((&ns, &source), ("default", &target)) {
             Some(intention) => {
                 (intention.action == "allow", format!("Matched intention: {}", intention.told()))
             }
@@ -164,9 +165,16 @@ fn required<'a>(call: &'a Call<'_>, name: &str) -> Result<&'a str, Reply> {
     call.query.get(name).ok_or_else(|| Reply::internal(&format!("required query parameter '{name}' not set")))
 }
 
-/// `default/web` is `web`.
-fn bare(name: &str) -> &str {
-    name.strip_prefix("default/").unwrap_or(name)
+/// Namespace and name: `web` is `default/web`.
+fn place<'a>(what: &str, given: &'a str) -> Result<(&'a str, &'a str), Reply> {
+    match given.split_once('/') {
+        None => Ok(("default", given)),
+        Some((_, name)) if name.contains('/') => {
+            let text = format!("{what} {given:?} is invalid: input can contain at most one '/'");
+            Err(Reply::internal(&text))
+        }
+        Some(pair) => Ok(pair),
+    }
 }
 
 /// Namespace and service of a SPIFFE id, `spiffe://<domain>/ns/<ns>/dc/<dc>/svc/<service>`.

@@ -8,6 +8,21 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 
 struct Go<F>(F);
 
+/// Go prints whole numbers without a fraction and an exponent only for what is very small or very large.
+struct Float<N>(N);
+
+impl<N: Copy + Into<f64> + std::fmt::Display + std::fmt::LowerExp> std::fmt::Display for Float<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let size: f64 = self.0.into().abs();
+        if size != 0.0 && !(1e-6..1e21).contains(&size) {
+            let text = format!("{:e}", self.0);
+            // a plus sign before a positive exponent
+            return f.write_str(&if text.contains("e-") { text } else { text.replace('e', "e+") });
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
 fn escaped(c: char) -> bool {
     matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
 }
@@ -25,6 +40,14 @@ impl<F: Formatter> Formatter for Go<F> {
         begin_array(), end_array(), begin_array_value(first: bool), end_array_value(),
         begin_object(), end_object(), begin_object_key(first: bool), end_object_key(),
         begin_object_value(), end_object_value(),
+    }
+
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, number: f64) -> io::Result<()> {
+        write!(writer, "{}", Float(number))
+    }
+
+    fn write_f32<W: ?Sized + Write>(&mut self, writer: &mut W, number: f32) -> io::Result<()> {
+        write!(writer, "{}", Float(number))
     }
 
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
@@ -62,11 +85,6 @@ pub fn append<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(),
     value.serialize(&mut serde_json::Serializer::with_formatter(out, Go(CompactFormatter)))
 }
 
-/// A text as a JSON string.
-pub fn text(text: &str) -> String {
-    compact(text).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-}
-
 /// Four blanks of indent and a newline at the end.
 pub fn pretty<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
     let mut out = Vec::with_capacity(512);
@@ -86,5 +104,11 @@ mod tests {
             br#"{"a":["\u003c\u0026\u003e","\u0008\u0001\n"],"b":{}}"#
         );
         assert_eq!(&super::pretty(&serde_json::json!([1])).unwrap()[..], b"[\n    1\n]\n");
+        let numbers = serde_json::json!([0.0, 1.0, 1.5, 0.00001, 2.5e-7, 1e20, 3.5e21]);
+        assert_eq!(
+            &super::compact(&numbers).unwrap()[..],
+            b"[0,1,1.5,0.00001,2.5e-7,100000000000000000000,3.5e+21]"
+        );
+        assert_eq!(&super::compact(&33.33_f32).unwrap()[..], b"33.33");
     }
 }

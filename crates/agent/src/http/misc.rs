@@ -17,11 +17,11 @@ use crate::state::config::ConfigEntry;
 use crate::state::local::Runner;
 use crate::state::{Command, Outcome, Table};
 
-mod shapes;
+pub(super) mod shapes;
 
 use shapes::{
-    About, Autopilot, Config, Coordinate, DatacenterCoordinates, Gauge, Member, Metrics, NodeCoordinate,
-    OperatorHealth, RaftServer, RaftServers, ServerHealth,
+    About, Autopilot, Config, Coordinate, DEFAULT_AUTOPILOT_INDEX, Gauge, Metrics, OperatorHealth,
+    RaftServer, RaftServers, ServerHealth,
 };
 
 /// Where the autopilot's settings are kept: beside the configuration entries, of a kind that those do not have.
@@ -54,54 +54,8 @@ impl Server {
         Ok(Reply::json(&[self.raft_address()], call.pretty))
     }
 
-    fn raft_address(&self) -> String {
+    pub(super) fn raft_address(&self) -> String {
         format!("{}:8300", self.identity.address)
-    }
-
-    fn member(&self, wide: bool) -> Member<'_> {
-        let name = &self.identity.node;
-        let datacenter = self.datacenter();
-        let mut tags: BTreeMap<&str, String> = [
-            ("acls", "0"),
-            ("bootstrap", "1"),
-            ("dc", datacenter),
-            ("ft_fs", "1"),
-            ("id", &self.identity.id),
-            ("port", "8300"),
-            ("raft_vsn", "3"),
-            ("role", "consul"),
-            ("segment", ""),
-            ("vsn", "2"),
-            ("vsn_max", "3"),
-            ("vsn_min", "2"),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name, value.to_owned()))
-        .collect();
-        tags.insert("build", format!("{VERSION}:"));
-        if !wide {
-            tags.insert("wan_join_port", "8302".to_owned());
-        }
-        Member {
-            name: if wide { format!("{name}.{datacenter}") } else { name.clone() },
-            addr: self.identity.address,
-            port: if wide { 8302 } else { 8301 },
-            tags,
-            status: 1,
-            protocol_min: 1,
-            protocol_max: 5,
-            protocol_cur: 2,
-            delegate_min: 2,
-            delegate_max: 5,
-            delegate_cur: 4,
-        }
-    }
-
-    pub(super) fn agent_members(&self, call: &Call<'_>) -> Handled {
-        if call.query.filled("segment").is_some_and(|segment| segment != "_all") {
-            return Err(Reply::internal("Network segments are not supported in this version of Consul"));
-        }
-        Ok(Reply::json(&[self.member(call.query.filled("wan").is_some())], call.pretty))
     }
 
     pub(super) fn agent_self(&self, call: &Call<'_>) -> Handled {
@@ -121,6 +75,8 @@ impl Server {
                 "NodeID": self.identity.id, "ServerMode": true, "Version": VERSION, "ACLsEnabled": false,
                 "ConnectEnabled": self.connect, "KVMaxValueSize": super::kv::LARGEST_VALUE,
                 "HTTPPort": self.identity.http_port,
+                "SerfAdvertiseAddrLAN": self.gossip_address(false),
+                "SerfAdvertiseAddrWAN": self.gossip_address(true),
             }),
             coord: Coordinate::default(),
             member: self.member(false),
@@ -170,6 +126,17 @@ impl Server {
         Ok(Reply::json(&answer, call.pretty))
     }
 
+    /// The agent's log goes where its program says, not to clients; a level that does not exist is refused as in Consul.
+    pub(super) fn agent_monitor(&self, call: &Call<'_>) -> Handled {
+        let level = call.query.filled("loglevel").unwrap_or("INFO").to_uppercase();
+        if !["TRACE", "DEBUG", "INFO", "WARN", "ERR", "ERROR"].contains(&level.as_str()) {
+            let given = call.query.get("loglevel").unwrap_or_default();
+            return Err(Reply::bad(&format!("Bad request: Unknown log level: {given}")));
+        }
+        let text = "this agent's log is that of its program; it is not streamed to clients";
+        Err(Reply::text(StatusCode::NOT_IMPLEMENTED, text))
+    }
+
     pub(super) fn operator_raft(&self, call: &Call<'_>) -> Handled {
         let server = RaftServer {
             id: &self.identity.id,
@@ -216,14 +183,6 @@ impl Server {
             format!("{node}: Keyring is empty (encryption not enabled)"),
         ];
         Err(Reply::internal(&super::several(&faults)))
-    }
-
-    /// Coordinates are static: an update is understood and changes nothing.
-    pub(super) fn coordinate_update(&self, call: &Call<'_>) -> Handled {
-        let failed = |Malformed(why)| Reply::bad(&format!("Request decode failed: {why}"));
-        decode::json(&call.body).and_then(Fields::new).map_err(failed)?;
-        self.same_datacenter(call)?;
-        Ok(Reply::ok())
     }
 
     /// Kept and shown: with one server there is nothing to pilot.
@@ -283,8 +242,18 @@ impl Server {
         let cas = match call.query.get("cas") {
             None => None,
             Some(text) => {
-                Some(text.parse::<u64>().map_err(|_| Reply::bad("Bad request: Error parsing cas value"))?)
+                let failed = || {
+                    let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+                    Reply::bad(&format!("Bad request: Error parsing cas value: {why}"))
+                };
+                Some(text.parse::<u64>().map_err(|_| failed())?)
             }
+        };
+        // the defaults are shown with an index and stored nowhere
+        let unset = self.engine.state().config_entry(AUTOPILOT, "global").is_none();
+        let cas = match cas {
+            Some(index) if unset => Some(if index == DEFAULT_AUTOPILOT_INDEX { 0 } else { u64::MAX }),
+            other => other,
         };
         let entry = ConfigEntry {
             kind: AUTOPILOT.to_owned(),
@@ -316,30 +285,6 @@ impl Server {
             &OperatorHealth { healthy: true, failure_tolerance: 0, servers: [server] },
             call.pretty,
         ))
-    }
-
-    pub(super) fn coordinate_datacenters(&self, call: &Call<'_>) -> Handled {
-        let answer = [DatacenterCoordinates {
-            datacenter: self.datacenter(),
-            area_id: "wan",
-            coordinates: [self.own_coordinate()],
-        }];
-        Ok(Reply::json(&answer, call.pretty))
-    }
-
-    fn own_coordinate(&self) -> NodeCoordinate<'_> {
-        NodeCoordinate { node: &self.identity.node, segment: "", coord: Coordinate::default() }
-    }
-
-    pub(super) fn coordinate_nodes(&self, call: &Call<'_>) -> Handled {
-        Ok(Reply::json(&[self.own_coordinate()], call.pretty).at(1))
-    }
-
-    pub(super) fn coordinate_node(&self, call: &Call<'_>) -> Handled {
-        if !call.rest.eq_ignore_ascii_case(&self.identity.node) {
-            return Err(Reply::empty(StatusCode::NOT_FOUND));
-        }
-        Ok(Reply::json(&[self.own_coordinate()], call.pretty).at(1))
     }
 
     pub(super) fn event_fire(&self, call: &Call<'_>) -> Handled {

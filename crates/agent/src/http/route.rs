@@ -19,6 +19,7 @@ pub enum Endpoint {
     AgentMaintenance,
     AgentMembers,
     AgentMetrics,
+    AgentMonitor,
     AgentReload,
     AgentSelf,
     AgentService,
@@ -79,6 +80,9 @@ pub enum Endpoint {
     StatusLeader,
     StatusPeers,
     Txn,
+    UiNode,
+    UiNodes,
+    UiServices,
 }
 
 use Endpoint as E;
@@ -135,6 +139,7 @@ const ROUTES: &[(&str, &str, Endpoint)] = &[
     ("/v1/agent/maintenance", "PUT", E::AgentMaintenance),
     ("/v1/agent/members", "GET", E::AgentMembers),
     ("/v1/agent/metrics", "GET", E::AgentMetrics),
+    ("/v1/agent/monitor", "GET", E::AgentMonitor),
     ("/v1/agent/reload", "PUT", E::AgentReload),
     ("/v1/agent/self", "GET", E::AgentSelf),
     ("/v1/agent/service/", "GET", E::AgentService),
@@ -175,6 +180,9 @@ const ROUTES: &[(&str, &str, Endpoint)] = &[
     ("/v1/health/service/", "GET", E::HealthService),
     ("/v1/health/state/", "GET", E::HealthState),
     ("/v1/internal/acl/authorize", "POST", E::Acl),
+    ("/v1/internal/ui/node/", "GET", E::UiNode),
+    ("/v1/internal/ui/nodes", "GET", E::UiNodes),
+    ("/v1/internal/ui/services", "GET", E::UiServices),
     ("/v1/kv/", "GET,PUT,DELETE", E::Kv),
     ("/v1/operator/autopilot/configuration", "GET,PUT", E::OperatorAutopilot),
     ("/v1/operator/autopilot/health", "GET", E::OperatorHealth),
@@ -237,6 +245,9 @@ impl Endpoint {
             | E::HealthIngress
             | E::SessionInfo
             | E::SessionNode
+            | E::UiNode
+            | E::UiNodes
+            | E::UiServices
             | E::SessionList => all(true, true, RefusedAsRead),
             E::CatalogNodes
             | E::CoordinateNodes

@@ -1,5 +1,7 @@
 //! Proxies of the mesh: what a service of such a kind must have, and the sidecar that a registration may bring along.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::Server;
@@ -36,6 +38,7 @@ pub fn check_kind(service: &Service) -> Result<(), String> {
             if service.connect.contains_key("Native") {
                 faults.push("A Proxy cannot also be Connect Native, only typical services".to_owned());
             }
+            check_upstreams(service, &mut faults);
         }
         kind @ ("mesh-gateway" | "terminating-gateway" | "ingress-gateway") => {
             if kind != "ingress-gateway" && service.port == 0 {
@@ -57,6 +60,38 @@ pub fn check_kind(service: &Service) -> Result<(), String> {
         _ => {}
     }
     if faults.is_empty() { Ok(()) } else { Err(super::several(&faults)) }
+}
+
+fn check_upstreams(service: &Service, faults: &mut Vec<String>) {
+    let (mut places, mut sockets) = (BTreeSet::new(), BTreeSet::new());
+    for upstream in service.proxy.fields.get("Upstreams").and_then(Value::as_array).into_iter().flatten() {
+        let text = |name: &str| upstream.get(name).and_then(Value::as_str).unwrap_or_default();
+        let port = upstream.get("LocalBindPort").and_then(Value::as_i64).unwrap_or(0);
+        if !matches!(text("DestinationType"), "" | "service" | "prepared_query") {
+            faults.push(format!("unknown upstream destination type: {:?}", text("DestinationType")));
+        } else if text("DestinationName").is_empty() {
+            faults.push("upstream destination name cannot be empty".to_owned());
+        } else if port == 0 {
+            faults.push("upstream local bind port cannot be zero".to_owned());
+        } else {
+            let kind = Some(text("DestinationType")).filter(|kind| !kind.is_empty()).unwrap_or("service");
+            let place = (kind, text("DestinationName"), text("Datacenter"), text("DestinationNamespace"));
+            if !places.insert(place) {
+                let datacenter = if place.2.is_empty() { String::new() } else { format!("?dc={}", place.2) };
+                let kind = if place.0 == "service" { String::new() } else { format!("{}:", place.0) };
+                faults.push(format!("upstreams cannot contain duplicates of {kind}{}{datacenter}", place.1));
+            } else {
+                let address = Some(text("LocalBindAddress")).filter(|a| !a.is_empty()).unwrap_or("127.0.0.1");
+                let socket = format!("{address}:{port}");
+                if sockets.contains(&socket) {
+                    faults.push(format!(
+                        "upstreams cannot contain duplicates by local bind address and port; {socket:?} is specified twice"
+                    ));
+                }
+                sockets.insert(socket);
+            }
+        }
+    }
 }
 
 /// The sidecar's definition inside a registration.

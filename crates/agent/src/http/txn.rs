@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::decode::{self, Fields, Malformed, Place};
+use super::decode::{self, Fields, Malformed, Place, Times};
 use super::kv::{Shown, shown};
 use super::reply::{Handled, Reply};
 use super::{Call, Server};
@@ -119,7 +119,9 @@ impl Server {
         } else if let Some(check) = fields.take(&["Check"]) {
             let mut fields = Fields::new(check)?;
             let verb = fields.text(&["Verb"])?;
-            let check = decode::check(fields.take(&["Check"]).unwrap_or_default())?;
+            let mut check = decode::check(fields.take(&["Check"]).unwrap_or_default(), Times::Either)?;
+            // not taken over by a transaction
+            check.kind.clear();
             fields.finish()?;
             Some(TxnOp::Check { verb, check: Box::new(check) })
         } else {

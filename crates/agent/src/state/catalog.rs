@@ -283,6 +283,7 @@ impl State {
             self.remove_check(name, &id, change);
         }
         self.end_sessions_of_node(name, change);
+        self.coordinate_forget(name, change);
         self.nodes.remove(&key);
         if !node.id.is_empty() {
             self.node_ids.remove(node.id.as_str());

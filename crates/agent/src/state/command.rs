@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ca::{Root, Settings};
 use super::config::ConfigEntry;
+use super::coordinates::Coordinate;
+use super::image::Record;
 use super::intentions::Intention;
 use super::local::{LocalCheck, LocalService};
 use super::model::{Check, Node, Service, Session, base64_bytes};
@@ -93,6 +95,9 @@ pub enum Command {
     CaForgetRoot {
         id: String,
     },
+    CoordinateSet(Box<Coordinate>),
+    /// Another state in the place of this one: what a snapshot holds.
+    Restore(Vec<Record>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -46,6 +46,11 @@ impl State {
         true
     }
 
+    /// This version with an entry, to see what it would mean.
+    pub fn suppose_config(&mut self, entry: &ConfigEntry) {
+        self.config.insert(key(&entry.kind, &entry.name), Arc::new(entry.clone()));
+    }
+
     /// This version without an entry, to see what its absence would mean.
     pub fn forget_config(&mut self, kind: &str, name: &str) {
         self.config.remove(&key(kind, name));

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ca::Authority;
 use super::config::ConfigEntry;
+use super::coordinates::Coordinate;
 use super::intentions::Intention;
 use super::kv::session_key;
 use super::local::{LocalCheck, LocalService};
@@ -22,6 +23,9 @@ pub enum Record {
         tables: Vec<u64>,
         extinction: u64,
         tombstone_floor: u64,
+        /// Of the last restore; snapshots of older versions have none.
+        #[serde(default)]
+        restored: u64,
     },
     Kv(Arc<KvEntry>),
     Tombstone {
@@ -48,6 +52,7 @@ pub enum Record {
     Config(Arc<ConfigEntry>),
     Intention(Arc<Intention>),
     Authority(Arc<Authority>),
+    Coordinate(Arc<Coordinate>),
     /// Must be the last one: a snapshot without it is not whole.
     End {
         records: u64,
@@ -62,6 +67,7 @@ impl State {
             tables: self.tables.to_vec(),
             extinction: self.extinction,
             tombstone_floor: self.tombstone_floor,
+            restored: self.restored,
         };
         let tombstones = self.tombstones.iter().map(|(key, t)| Record::Tombstone {
             key: key.to_string(),
@@ -89,6 +95,7 @@ impl State {
             .chain(self.config.values().cloned().map(Record::Config))
             .chain(self.intentions.values().cloned().map(Record::Intention))
             .chain(self.authority.iter().cloned().map(Record::Authority))
+            .chain(self.coordinates.values().cloned().map(Record::Coordinate))
             .map(Some)
             .chain(std::iter::once(None))
             .map(move |record| {
@@ -100,13 +107,14 @@ impl State {
     /// Takes one record of a snapshot in.
     pub fn restore(&mut self, record: Record) {
         match record {
-            Record::Head { index, tables, extinction, tombstone_floor } => {
+            Record::Head { index, tables, extinction, tombstone_floor, restored } => {
                 self.index = index;
                 for (own, stored) in self.tables.iter_mut().zip(tables) {
                     *own = stored;
                 }
                 self.extinction = extinction;
                 self.tombstone_floor = tombstone_floor;
+                self.restored = restored;
             }
             Record::Kv(entry) => {
                 if let Some(session) = entry.session.as_deref() {
@@ -159,6 +167,9 @@ impl State {
                 self.intentions.insert(Arc::from(intention.id.as_str()), intention);
             }
             Record::Authority(authority) => self.authority = Some(authority),
+            Record::Coordinate(coordinate) => {
+                self.coordinates.insert(fold(&coordinate.node), coordinate);
+            }
             Record::End { .. } => {}
         }
     }

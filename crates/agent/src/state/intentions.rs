@@ -102,14 +102,18 @@ impl State {
     }
 
     /// Those that concern one side of a connection, the deciding one first.
-    pub fn matching_intentions(&self, side: Side, name: &str) -> Vec<&Arc<Intention>> {
+    pub fn matching_intentions(&self, side: Side, (ns, name): (&str, &str)) -> Vec<&Arc<Intention>> {
         let mut all = self.intentions();
-        all.retain(|intention| intention.covers(side, "default", name));
+        all.retain(|intention| intention.covers(side, ns, name));
         all
     }
 
     /// The intention that decides about a connection, if there is one.
-    pub fn deciding_intention(&self, source: (&str, &str), destination: &str) -> Option<&Arc<Intention>> {
+    pub fn deciding_intention(
+        &self,
+        source: (&str, &str),
+        destination: (&str, &str),
+    ) -> Option<&Arc<Intention>> {
         let concerned = self.matching_intentions(Side::Destination, destination);
         concerned.into_iter().find(|intention| intention.covers(Side::Source, source.0, source.1))
     }
@@ -176,7 +180,7 @@ mod tests {
         let order: Vec<_> = state.intentions().iter().map(|i| (i.id.as_str(), i.precedence)).collect();
         assert_eq!(order, [("4", 9), ("3", 8), ("2", 6), ("1", 5)]);
         let decides = |source, destination| {
-            state.deciding_intention(("default", source), destination).map(|i| i.action.as_str())
+            state.deciding_intention(("default", source), ("default", destination)).map(|i| i.action.as_str())
         };
         assert_eq!(decides("a", "b"), Some("deny"));
         assert_eq!(decides("q", "b"), Some("allow"));

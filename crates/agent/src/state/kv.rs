@@ -22,7 +22,8 @@ impl State {
 
     /// Index of a single-key read.
     pub fn kv_index(&self, key: &str) -> u64 {
-        self.kv.get(key).map_or_else(|| self.table_index(Table::Kv), |entry| entry.modify_index)
+        let own = self.kv.get(key).map(|entry| entry.modify_index.max(self.restored));
+        own.unwrap_or_else(|| self.table_index(Table::Kv))
     }
 
     pub fn kv_under<'a, 'p>(

@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 
+use crate::state::State;
 use crate::state::command::{Command, DeleteMode, Registration, SetMode, Target, TxnOp};
 use crate::state::model::{Behavior, Check, Node, Service, Session};
 
@@ -70,8 +71,19 @@ fn txn(random: &mut Rng) -> Command {
     Command::Txn(ops.collect())
 }
 
+/// Another state, mostly smaller than the one it takes the place of.
+fn restore(random: &mut Rng) -> Command {
+    let mut state = State::default();
+    for at in 0..random.u64(0..4) {
+        let command = if random.bool() { register(random) } else { txn(random) };
+        // a refusal leaves the state as it was
+        let _ = state.apply(&command, at).outcome;
+    }
+    Command::Restore(state.records().collect())
+}
+
 pub fn command(random: &mut Rng) -> Command {
-    match random.u8(0..16) {
+    match random.u8(0..17) {
         0..7 => {
             let mode = match random.u8(0..6) {
                 0 => SetMode::Cas(random.u64(0..20)),
@@ -86,6 +98,7 @@ pub fn command(random: &mut Rng) -> Command {
         9..12 => register(random),
         12 => Command::Deregister { node: pick(random, &NODES), target: Target::Node },
         13 => session(random),
+        14 => restore(random),
         _ => txn(random),
     }
 }

@@ -1,18 +1,17 @@
-//! What an entry must keep to beyond its shape, alone and together with the entries of other kinds.
+//! What an entry must keep to beyond its shape.
 
 use serde_json::{Map, Value};
 
 use crate::schema::time_text;
-use crate::state::State;
 use crate::state::config::ConfigEntry;
 
-type Verdict = Result<(), String>;
+pub type Verdict = Result<(), String>;
 
-fn text<'a>(map: &'a Value, name: &str) -> &'a str {
+pub fn text<'a>(map: &'a Value, name: &str) -> &'a str {
     map.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn list<'a>(map: &'a Map<String, Value>, name: &str) -> &'a [Value] {
+pub fn list<'a>(map: &'a Map<String, Value>, name: &str) -> &'a [Value] {
     map.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
@@ -22,6 +21,12 @@ pub fn normalize(entry: &mut ConfigEntry) {
         "proxy-defaults" => "global".clone_into(&mut entry.name),
         "service-router" => {
             for route in entry.fields.get_mut("Routes").and_then(Value::as_array_mut).into_iter().flatten() {
+                // Consul does it only for routes that name methods
+                let http = route.get("Match").and_then(|matched| matched.get("HTTP"));
+                let methods = http.and_then(|http| http.get("Methods")).and_then(Value::as_array);
+                if methods.is_none_or(|methods| methods.is_empty()) {
+                    continue;
+                }
                 if let Some(Value::Object(destination)) = route.get_mut("Destination") {
                     destination.entry("Namespace").or_insert_with(|| Value::from("default"));
                 }
@@ -233,56 +238,6 @@ fn terminating(fields: &Map<String, Value>) -> Verdict {
             return Err(format!(
                 "Service {name:?} must have a CertFile, CAFile, and KeyFile specified for TLS origination"
             ));
-        }
-    }
-    Ok(())
-}
-
-/// The entry among the others: routing and splitting need a protocol that can be routed, and subsets must exist.
-pub fn check_among(entry: &ConfigEntry, state: &State) -> Verdict {
-    let routes = matches!(entry.kind.as_str(), "service-router" | "service-splitter");
-    let protocol = protocol_of(&entry.name, state);
-    if routes && !matches!(protocol.as_str(), "http" | "http2" | "grpc") {
-        return Err(format!(
-            "discovery chain {:?} uses a protocol {protocol:?} that does not permit advanced routing or splitting behavior",
-            entry.name
-        ));
-    }
-    if entry.kind != "service-splitter" {
-        return Ok(());
-    }
-    for split in list(&entry.fields, "Splits") {
-        let subset = text(split, "ServiceSubset");
-        let service = Some(text(split, "Service")).filter(|s| !s.is_empty()).unwrap_or(&entry.name);
-        let resolver = state.config_entry("service-resolver", service);
-        let known = resolver.and_then(|r| r.fields.get("Subsets")).and_then(|s| s.get(subset)).is_some();
-        if !subset.is_empty() && !known {
-            return Err(format!("service {service:?} does not have a subset named {subset:?}"));
-        }
-    }
-    Ok(())
-}
-
-fn protocol_of(service: &str, state: &State) -> String {
-    let own = state.config_entry("service-defaults", service).and_then(|e| e.fields.get("Protocol").cloned());
-    let global = || {
-        let defaults = state.config_entry("proxy-defaults", "global")?;
-        defaults.fields.get("Config")?.get("protocol").cloned()
-    };
-    let found = own.filter(|p| p.as_str() != Some("")).or_else(global);
-    found.and_then(|p| p.as_str().map(str::to_owned)).unwrap_or_else(|| "tcp".to_owned())
-}
-
-/// Whether an entry may go: what routes or splits must keep a protocol that can be routed.
-pub fn check_removal(kind: &str, name: &str, state: &State) -> Verdict {
-    if kind != "service-defaults" && kind != "proxy-defaults" {
-        return Ok(());
-    }
-    let mut without = state.clone();
-    without.forget_config(kind, name);
-    for dependent in ["service-router", "service-splitter"] {
-        for entry in state.config_entries(dependent) {
-            check_among(entry, &without)?;
         }
     }
     Ok(())

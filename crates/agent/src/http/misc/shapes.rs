@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::state::coordinates::DIMENSIONS;
+
 /// A member of the gossip pool; this agent is the only one.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -47,27 +49,27 @@ pub struct Config<'a> {
     pub version: &'a str,
 }
 
-/// Nobody is measured here, so every coordinate is the origin.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Coordinate {
-    vec: [u8; 8],
-    error: f64,
-    adjustment: u8,
-    height: f64,
+    pub vec: Vec<f64>,
+    pub error: f64,
+    pub adjustment: f64,
+    pub height: f64,
 }
 
 impl Default for Coordinate {
+    /// The origin, of a node that is not measured.
     fn default() -> Coordinate {
-        Coordinate { vec: [0; 8], error: 1.5, adjustment: 0, height: 0.00001 }
+        Coordinate { vec: vec![0.0; DIMENSIONS], error: 1.5, adjustment: 0.0, height: 0.00001 }
     }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct NodeCoordinate<'a> {
-    pub node: &'a str,
-    pub segment: &'a str,
+pub struct NodeCoordinate {
+    pub node: String,
+    pub segment: String,
     pub coord: Coordinate,
 }
 
@@ -77,7 +79,7 @@ pub struct DatacenterCoordinates<'a> {
     pub datacenter: &'a str,
     #[serde(rename = "AreaID")]
     pub area_id: &'a str,
-    pub coordinates: [NodeCoordinate<'a>; 1],
+    pub coordinates: [NodeCoordinate; 1],
 }
 
 #[derive(Serialize)]
@@ -132,6 +134,9 @@ pub struct Autopilot {
     pub modify_index: u64,
 }
 
+/// That of settings which nobody made.
+pub const DEFAULT_AUTOPILOT_INDEX: u64 = 4;
+
 impl Default for Autopilot {
     /// What a server has that nobody configured.
     fn default() -> Autopilot {
@@ -144,8 +149,8 @@ impl Default for Autopilot {
             redundancy_zone_tag: String::new(),
             disable_upgrade_migration: false,
             upgrade_version_tag: String::new(),
-            create_index: 4,
-            modify_index: 4,
+            create_index: DEFAULT_AUTOPILOT_INDEX,
+            modify_index: DEFAULT_AUTOPILOT_INDEX,
         }
     }
 }

@@ -1,0 +1,128 @@
+//! The path of a request: decoded, without the parts that Go's router cleans away.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, Uri};
+use percent_encoding::percent_decode_str;
+
+use super::reply::Reply;
+
+pub(super) fn may_block(parts: &http::request::Parts) -> bool {
+    parts.method == Method::GET && parts.uri.query().is_some_and(|query| query.contains("index="))
+}
+
+/// Copies what lies in the connection's read buffer. A question that waits would keep that buffer from being used again: each
+/// watcher would hold a second one, and each answer would take and give back 8 KiB.
+pub(super) fn detach(parts: &mut http::request::Parts) {
+    for value in parts.headers.values_mut() {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
+        }
+    }
+    let text = parts.uri.path_and_query().map_or("", |text| text.as_str());
+    if let Ok(copy) = Uri::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes())) {
+        parts.uri = copy;
+    }
+}
+
+/// The decoded path. Nearly all are already what they decode and are cleaned to.
+pub(super) fn path_of(parts: &http::request::Parts) -> Result<Cow<'_, str>, Reply> {
+    let raw = parts.uri.path();
+    if raw.bytes().all(|b| b > b' ' && b < 0x7f && b != b'%') && !may_need_cleaning(raw) {
+        return Ok(Cow::Borrowed(raw));
+    }
+    if !escapes_are_whole(raw) {
+        let reply = Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
+        return Err(reply.with_header("connection", "close"));
+    }
+    let decoded = percent_decode_str(raw).decode_utf8_lossy();
+    if decoded.bytes().any(|b| b < 0x20 || b == 0x7f) {
+        return Err(Reply::empty(StatusCode::BAD_REQUEST));
+    }
+    match cleaned(&decoded) {
+        Some(clean) => Err(moved(parts, &clean)),
+        None => Ok(decoded),
+    }
+}
+
+/// Whether every `%` is followed by two hexadecimal digits.
+pub(super) fn escapes_are_whole(text: &str) -> bool {
+    text.split('%').skip(1).all(|part| {
+        let digits = part.as_bytes();
+        digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
+    })
+}
+
+/// Cheaper than to look for each of the parts that are cleaned away.
+fn may_need_cleaning(path: &str) -> bool {
+    path.as_bytes().windows(2).any(|pair| pair[0] == b'/' && matches!(pair[1], b'/' | b'.'))
+}
+
+/// The path without empty, `.` and `..` parts, if it has any.
+fn cleaned(path: &str) -> Option<String> {
+    let dirty = path.contains("//")
+        || path.contains("/./")
+        || path.contains("/../")
+        || path.ends_with("/.")
+        || path.ends_with("/..");
+    if !dirty {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    let mut clean = format!("/{}", parts.join("/"));
+    if path.ends_with('/') && clean.len() > 1 {
+        clean.push('/');
+    }
+    Some(clean)
+}
+
+pub(super) fn moved(parts: &http::request::Parts, path: &str) -> Reply {
+    const KEEP: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+        .remove(b'/')
+        .remove(b'-')
+        .remove(b'_')
+        .remove(b'.')
+        .remove(b'~')
+        .remove(b'$')
+        .remove(b'&')
+        .remove(b'+')
+        .remove(b',')
+        .remove(b':')
+        .remove(b';')
+        .remove(b'=')
+        .remove(b'@');
+    let mut location = percent_encoding::utf8_percent_encode(path, KEEP).to_string();
+    if let Some(query) = parts.uri.query() {
+        location = format!("{location}?{query}");
+    }
+    let mut reply = Reply::empty(StatusCode::MOVED_PERMANENTLY).with_header("location", &location);
+    if parts.method == Method::GET || parts.method == Method::HEAD {
+        reply = reply.with_header("content-type", "text/html; charset=utf-8");
+        let shown = location.replace('&', "&amp;").replace('"', "&#34;");
+        reply.body = Bytes::from(format!("<a href=\"{shown}\">Moved Permanently</a>.\n\n"));
+    }
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned() {
+        assert_eq!(cleaned("/v1/kv/a//b").as_deref(), Some("/v1/kv/a/b"));
+        assert_eq!(cleaned("/v1/kv//a/").as_deref(), Some("/v1/kv/a/"));
+        assert_eq!(cleaned("/v1/kv/a/../b").as_deref(), Some("/v1/kv/b"));
+        assert_eq!(cleaned("/v1/kv/a.b/..c"), None);
+    }
+}
