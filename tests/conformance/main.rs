@@ -1,7 +1,7 @@
 //! Real Consul clients, unchanged: the same scripts and expectations on the embedded agent (`plinth agent`, its own
 //! process) and on a real Consul 1.8.7.
 //!
-//! What takes longer than a test run should is `#[ignore]`d here and run by `cargo xtask conformance`.
+//! What takes longer than a test run should says so with its reason, and `cargo xtask conformance` runs it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod checks;
