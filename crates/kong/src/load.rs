@@ -6,7 +6,9 @@
 
 mod advice;
 mod found;
+mod fresh;
 mod link;
+mod patch;
 mod ready;
 mod reload;
 mod split;
@@ -29,7 +31,7 @@ use vault::{Secrets, Vaults};
 pub(crate) use walk::literal;
 
 /// `_format_version`.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
     V1_1,
     V2_1,
@@ -47,6 +49,7 @@ impl Version {
 }
 
 /// One entity of the document on its way: just validated, or kept from the load before.
+#[derive(Debug)]
 pub(crate) struct Card {
     pub entity: &'static Entity,
     index: usize,
@@ -54,6 +57,7 @@ pub(crate) struct Card {
     state: State,
 }
 
+#[derive(Debug)]
 enum State {
     Kept(Arc<Ready>),
     Fresh(Box<Fresh>),
@@ -61,6 +65,7 @@ enum State {
     Stale,
 }
 
+#[derive(Debug)]
 struct Fresh {
     text: Box<str>,
     id: Uuid,

@@ -129,8 +129,52 @@ proptest! {
         let mut damaged = text(&document);
         damaged.insert_str(at.index(damaged.len()), what);
         let mut reloader = reloader();
-        let _ = reloader.load(&text(&document), Format::Yaml);
-        prop_assert_eq!(outcome(reloader.load(&damaged, Format::Yaml)), outcome(load(&damaged, Format::Yaml)), "{}", damaged);
+        for text in [&text(&document), &damaged, &text(&document), &damaged] {
+            prop_assert_eq!(outcome(reloader.load(text, Format::Yaml)), outcome(load(text, Format::Yaml)), "{}", text);
+        }
+    }
+}
+
+/// One place of a text changed, again and again: mostly one entity in itself.
+#[test]
+fn a_change_within_one_entity_is_as_a_load() {
+    let changes: &[(&str, &str)] = &[
+        ("[/a]", "[/a2]"),
+        ("host: one.example", "host: other.example"),
+        ("    - /b\n", "    - /b\n    - /b2\n"),
+        ("    - /b\n", ""),
+        ("  - name: b\n    paths:\n    - /b\n", ""),
+        ("    - /b\n", "    - /b\n    tags: [x]\n"),
+        ("    - /b\n", "    - /b\n  tags: [x]\n"),
+        ("    - /b\n", "    - /b\n  - name: b2\n    paths: [/b2]\n"),
+        ("    - /b\n", "    - /b\n    plugins: [{name: cors}]\n"),
+        ("    - /b\n", "    - /b\n    methods: [GET]\n"),
+        ("    - /b\n", "    - /b\n    methods: [GET\n"),
+        ("  host: two.example\n", "  host: two.example\n  routes: []\n"),
+        ("  host: two.example\n", "  host: two.example\n  path: |\n"),
+        ("  host: two.example\n", "  host: two.example\nconsumers:\n- username: x\n"),
+        ("  # nothing nested\n", "  port: 81\n"),
+        ("  # nothing nested\n", ""),
+        ("name: two", "name: three"),
+        ("name: c", "name: a"),
+        ("name: c", "name: d"),
+        ("service: two", "service: one"),
+        ("paths: [/c]", "paths: c"),
+        ("paths: [/c]", "paths: [/c]\n    bad: true"),
+        ("paths: [/c]", "paths: [/ü]"),
+        ("target: b:2", "target: b:3"),
+        ("name: up", "name: up2"),
+        ("3.0", "2.1"),
+        ("plugins: [{name: cors}]", "plugins: [{name: bot-detection}]"),
+    ];
+    for (from, to) in changes {
+        let mut reloader = reloader();
+        reloader.load(FILE, Format::Yaml).unwrap();
+        assert!(FILE.contains(from), "{from}");
+        for text in [FILE.replacen(from, to, 1), FILE.to_owned(), FILE.replacen(from, to, 1)] {
+            let (again, alone) = (reloader.load(&text, Format::Yaml), load(&text, Format::Yaml));
+            assert_eq!(outcome(again), outcome(alone), "{text}");
+        }
     }
 }
 

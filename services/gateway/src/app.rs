@@ -18,7 +18,6 @@ use crate::error::Error;
 use crate::kong_metrics::KongMetrics;
 use crate::listen::{self, Bound, Listen};
 use crate::metrics::Metrics;
-use crate::offload::Offload;
 use crate::plugins;
 use crate::reload::{self, Configurator};
 use crate::settings::{ConfigSource, Settings};
@@ -50,12 +49,10 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     // Kong's metrics have a label `service` of their own, the service's registry puts one on everything
     let kong_registry = prometheus::Registry::new();
     let node = uuid::Uuid::new_v4();
-    let offload = Offload::new(context.control.clone(), settings.offload, &context.metrics.registry)?;
     let env = plugins::Env {
         registry: kong_registry.clone(),
         control: context.control.clone(),
         options: plugins::Options { node, ..settings.plugins.clone() },
-        offload,
     };
     let compiler = Compiler::new(plugins::Runtime::new(env)?, discovery.clone(), settings.resolve.clone())?;
     let shared = Arc::new(Shared::new(Arc::new(compiler.empty()?), settings.data_plane.clone()));

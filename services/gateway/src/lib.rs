@@ -16,7 +16,6 @@ pub mod identity;
 pub mod kong_metrics;
 pub mod listen;
 pub mod metrics;
-pub mod offload;
 pub mod plugins;
 pub mod proxy;
 pub mod reload;

@@ -61,8 +61,6 @@ pub struct Env {
     pub control: tokio::runtime::Handle,
     /// Settings of the gateway that plugins follow.
     pub options: Options,
-    /// Takes work that would hold up a worker: bursts of signatures, large documents.
-    pub offload: crate::offload::Offload,
 }
 
 /// Settings of the gateway that plugins follow.

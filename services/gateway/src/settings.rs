@@ -10,7 +10,6 @@ use plinth_kit::settings::Reader;
 use crate::certificates::ClientAuth;
 use crate::client::PoolSettings;
 use crate::listen::{Listen, Listens};
-use crate::offload::OffloadSettings;
 use crate::plugins::{self, TracingSettings};
 use crate::store::StoreSettings;
 use crate::trusted::{Network, Trust};
@@ -60,8 +59,6 @@ pub struct Settings {
     pub data_plane: DataPlane,
     /// What plugins follow.
     pub plugins: plugins::Options,
-    /// Work taken off the workers.
-    pub offload: OffloadSettings,
 }
 
 impl Settings {
@@ -108,7 +105,6 @@ impl Settings {
             resolve: read_resolve(reader),
             data_plane: read_data_plane(reader),
             plugins: read_plugins(reader),
-            offload: read_offload(reader),
         }
     }
 }
@@ -414,19 +410,6 @@ fn read_tracing(reader: &mut Reader) -> TracingSettings {
             defaults.sampling_rate,
             0.0..=1.0,
         ),
-    }
-}
-
-fn read_offload(reader: &mut Reader) -> OffloadSettings {
-    let defaults = OffloadSettings::default();
-    OffloadSettings {
-        queue: reader.get_in(
-            "offload.queue",
-            "pieces of slow work (signatures, large documents) taken off the workers at once; more are answered 503",
-            defaults.queue,
-            1..=1_000_000,
-        ),
-        threads: reader.get_in("offload.threads", "threads that do them", defaults.threads, 1..=512),
     }
 }
 

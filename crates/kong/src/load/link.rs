@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
-use super::ready::Typed;
-use super::{Card, Loader};
+use super::ready::{Reference, Typed};
+use super::{Card, Loader, State};
 use crate::entities::{Entity, IdFrom};
 use crate::node::{Map, Node};
 use crate::schema::Kind;
@@ -96,6 +96,58 @@ impl<'c> Names<'c> {
         }
         Uuid::try_parse(text).ok().filter(|id| self.ids.contains(&(collection, *id)))
     }
+}
+
+/// Uniqueness, references, types.
+pub(super) fn link(loader: &mut Loader, cards: &mut [Card]) {
+    loader.check_unique(cards);
+    let resolved: Vec<(usize, Vec<Reference>)> = {
+        let names = Names::of(cards);
+        let mut resolved = Vec::new();
+        for at in 0..cards.len() {
+            let Some(card) = cards.get(at) else { continue };
+            match &card.state {
+                State::Stale => {}
+                State::Kept(ready) => {
+                    let holds = |reference: &Reference| {
+                        names.find(reference.to, &reference.text) == Some(reference.id)
+                    };
+                    if !ready.references.iter().all(holds) {
+                        resolved.push((at, Vec::new()));
+                    }
+                }
+                State::Fresh(fresh) => {
+                    let mut found = Vec::new();
+                    for (field, to, text) in references(card.entity, &fresh.map) {
+                        match names.find(to, text) {
+                            Some(id) => found.push(Reference { field, to, text: text.into(), id }),
+                            None => {
+                                let message =
+                                    format!("invalid reference '{field}: {text}' (no such entry in '{to}')");
+                                loader.fault_of(cards, at, field, message);
+                            }
+                        }
+                    }
+                    resolved.push((at, found));
+                }
+            }
+        }
+        resolved
+    };
+    for (at, found) in resolved {
+        let Some(card) = cards.get_mut(at) else { continue };
+        match &mut card.state {
+            State::Kept(_) => card.state = State::Stale,
+            State::Fresh(fresh) => {
+                fresh.references = found;
+                if let Err(message) = fresh.finish(card.entity, card.parent) {
+                    loader.fault_of(cards, at, "", message);
+                }
+            }
+            State::Stale => {}
+        }
+    }
+    loader.check_plugin_scopes(cards);
 }
 
 /// References of an entity as written: field, collection, text.

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::segments;
 use crate::Warning;
 use crate::entities::Entity;
 use crate::model::{
@@ -50,6 +51,17 @@ pub(super) struct Ready {
     /// Paths begin at the entity.
     pub warnings: Vec<Warning>,
     pub secrets: Vec<SecretReference>,
+}
+
+impl Ready {
+    /// Its warnings, as seen from the top of the document.
+    pub fn warnings_at(&self, steps: &[(&'static str, usize)]) -> impl Iterator<Item = Warning> {
+        self.warnings.iter().map(|warning| {
+            let mut path = segments(steps);
+            path.extend(warning.path.iter().cloned());
+            Warning { path, message: warning.message.clone() }
+        })
+    }
 }
 
 #[derive(Clone, Debug)]

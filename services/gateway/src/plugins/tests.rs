@@ -18,7 +18,6 @@ use crate::client::RequestBody;
 use crate::context::{
     ClientConnection, EarlyBody, EarlyResponse, Outcome, RequestContext, RequestId, Source, Timing,
 };
-use crate::offload::{Offload, OffloadSettings};
 use crate::router::Router;
 use crate::snapshot::Snapshot;
 
@@ -41,8 +40,7 @@ impl Gateway {
     pub fn with(body: &str, options: Options) -> Gateway {
         let registry = prometheus::Registry::new();
         let control = tokio::runtime::Handle::current();
-        let offload = Offload::new(control.clone(), OffloadSettings::default(), &registry).unwrap();
-        let env = Env { registry: registry.clone(), control, options, offload };
+        let env = Env { registry: registry.clone(), control, options };
         let runtime = Runtime::new(env).unwrap();
         let loaded = load(&format!("_format_version: \"3.0\"\n{body}"), Format::Yaml);
         let config = loaded.unwrap_or_else(|faults| panic!("{faults}")).config;
