@@ -316,7 +316,7 @@ fn read_data_plane(reader: &mut Reader) -> DataPlane {
         ),
         replay_bytes: bytes(reader.bytes(
             "upstream.replay_limit",
-            "bytes of a request body remembered for another try",
+            "largest request body read before the upstream is asked (routes with request_buffering) and remembered for another try",
             defaults.replay_bytes as u64,
         )),
         plugin_body_bytes: bytes(reader.bytes(

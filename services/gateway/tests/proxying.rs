@@ -305,8 +305,40 @@ async fn doubtful_framing_is_refused_and_nothing_is_smuggled() {
     raw(gateway.proxy, both, limit).await;
     for request in upstream.requests() {
         assert_eq!(request.body(), "hello");
-        assert!(!request.headers().contains_key("content-length"));
+        assert_ne!(request.headers().get("content-length").map(|length| length.as_bytes()), Some(&b"4"[..]));
     }
+}
+
+/// What the upstream gets before the client has sent its last byte, and what the head says of the body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_buffered_unless_the_route_streams() {
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let limit = Duration::from_secs(10);
+    let head = async |stream: &mut TcpStream| {
+        let mut text = Vec::new();
+        while !text.windows(4).any(|end| end == b"\r\n\r\n") {
+            assert_ne!(tokio::time::timeout(limit, stream.read_buf(&mut text)).await.unwrap().unwrap(), 0);
+        }
+        String::from_utf8(text).unwrap().to_ascii_lowercase()
+    };
+    let begin = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let streaming = config(&[upstream.local_addr().unwrap()], "")
+        .replace("    paths: [/]", "    request_buffering: false\n    paths: [/]");
+    assert!(streaming.contains("request_buffering"), "{streaming}");
+    let gateway = Gateway::start(&streaming).await;
+    let mut client = TcpStream::connect(gateway.proxy).await.unwrap();
+    client.write_all(begin).await.unwrap();
+    let (mut stream, _) = tokio::time::timeout(limit, upstream.accept()).await.unwrap().unwrap();
+    let seen = head(&mut stream).await;
+    assert!(seen.contains("transfer-encoding: chunked") && !seen.contains("content-length"), "{seen}");
+
+    let gateway = Gateway::start(&config(&[upstream.local_addr().unwrap()], "")).await;
+    let mut client = TcpStream::connect(gateway.proxy).await.unwrap();
+    client.write_all(begin).await.unwrap();
+    client.write_all(b"2\r\nde\r\n0\r\n\r\n").await.unwrap();
+    let (mut stream, _) = tokio::time::timeout(limit, upstream.accept()).await.unwrap().unwrap();
+    let seen = head(&mut stream).await;
+    assert!(seen.contains("content-length: 5\r\n") && !seen.contains("transfer-encoding"), "{seen}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,7 +91,9 @@ pub(super) const ROUTE: Entity = Entity {
         boolean("request_buffering")
             .required()
             .or(YES)
-            .different("bodies are streamed to the upstream either way"),
+            .different(
+                "bodies up to the gateway's upstream.replay_limit are read before the upstream is asked; larger ones are streamed, not written to disk"
+            ),
         boolean("response_buffering")
             .required()
             .or(YES)

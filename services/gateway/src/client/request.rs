@@ -11,6 +11,7 @@ use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 
+use super::error::Fault;
 use crate::tick;
 
 /// Any error of a body's source.
@@ -76,6 +77,8 @@ pub struct RequestBody {
     repeat: usize,
     kept: usize,
     keep_at_most: usize,
+    /// Everything taken now is for later.
+    buffering: bool,
     received: u64,
     /// Most bytes taken from the client.
     limit: u64,
@@ -104,6 +107,7 @@ impl RequestBody {
             repeat: 0,
             kept: 0,
             keep_at_most,
+            buffering: false,
             received: 0,
             limit: u64::MAX,
             most: u64::MAX,
@@ -214,6 +218,29 @@ impl RequestBody {
         Ok(last)
     }
 
+    /// Takes what the client sends before anybody upstream is bothered with it: all of a body that can be remembered for another
+    /// try, the beginning of one whose length nobody knows. A body announced to be larger is left to be streamed.
+    ///
+    /// # Errors
+    /// The client broke off, sent too much, or nothing for longer than `timeout`.
+    pub async fn buffer(&mut self, timeout: Duration) -> Result<(), Fault> {
+        if matches!(self.coding, Coding::Length(length) if length > self.keep_at_most as u64) {
+            return Ok(());
+        }
+        self.buffering = true;
+        while !self.ended && self.kept <= self.keep_at_most {
+            let piece = tick::within(timeout, std::future::poll_fn(|cx| self.poll_piece(cx))).await;
+            piece.ok_or(Fault::RequestBodyTimeout)?.map_err(Fault::RequestBody)?;
+        }
+        self.buffering = false;
+        self.repeat = 0;
+        let trailers = self.taken.iter().flatten().any(|piece| matches!(piece, Piece::Trailers(_)));
+        if self.ended && self.coding == Coding::Chunked && !trailers {
+            self.coding = Coding::Length(self.kept as u64);
+        }
+        Ok(())
+    }
+
     /// Another body in its place; what was received stays counted.
     pub fn replace(&mut self, bytes: Bytes) {
         self.coding = Coding::Length(bytes.len() as u64);
@@ -287,7 +314,7 @@ impl RequestBody {
             self.received += data.len() as u64;
             self.kept += data.len();
         }
-        if self.kept > self.keep_at_most {
+        if self.kept > self.keep_at_most && !self.buffering {
             self.taken = None;
         } else if let Some(taken) = &mut self.taken {
             taken.push(piece.clone());

@@ -14,7 +14,8 @@ use super::body::{Content, Ending, ProxyBody};
 use super::head::{UpstreamHead, split_port};
 use super::{Cargo, answer, content_length, early, error_body, finish, hash, milliseconds};
 use crate::client::{
-    self, BodyTooLarge, Connection, Endpoint, Failure, Fault, Limits, Outgoing, Reply, ReplyBody, upgrade,
+    self, BodyTooLarge, Coding, Connection, Endpoint, Failure, Fault, Limits, Outgoing, Reply, ReplyBody,
+    upgrade,
 };
 use crate::context::{EarlyResponse, RequestContext, Source, Try, TryState};
 use crate::identity;
@@ -32,6 +33,13 @@ pub async fn forward(
     service: &ServiceEntry,
     mut cargo: Cargo,
 ) -> Response<ProxyBody> {
+    if entry.route.request_buffering && cargo.body.coding() != Coding::None && !service.http2 {
+        let timeout = worker.shared.data_plane.client_body_timeout;
+        // boxed: most requests have no body
+        if let Err(fault) = Box::pin(cargo.body.buffer(timeout)).await {
+            return failed(context, &fault, cargo);
+        }
+    }
     let span = RequestSpan::start(&context);
     let mut exchange = Exchange { worker, entry, service, span: span.as_ref(), tried: Vec::new() };
     let mut outcome = exchange.run(&mut context, &mut cargo).await;

@@ -1,4 +1,4 @@
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use proptest::prelude::*;
@@ -51,6 +51,48 @@ proptest! {
             }
         });
     }
+}
+
+/// A body whose pieces come when told to.
+fn kept(pieces: Vec<&'static [u8]>, keep: usize) -> RequestBody {
+    let frames = pieces.into_iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece))));
+    RequestBody::boxed(StreamBody::new(stream::iter(frames)).boxed_unsync(), keep)
+}
+
+#[tokio::test]
+async fn a_body_that_can_be_remembered_is_buffered_whole_and_has_a_length() {
+    let mut body = kept(vec![b"ab", b"cd"], 4);
+    body.buffer(TIMEOUT).await.unwrap();
+    assert_eq!((body.coding(), body.received()), (Coding::Length(4), 4));
+    for _ in 0..2 {
+        assert_eq!(sent(&mut body).await.0, b"abcd");
+        assert!(body.rewind());
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", "1".parse().unwrap());
+    let frames = [Ok(Frame::data(Bytes::from_static(b"ab"))), Ok(Frame::trailers(trailers.clone()))];
+    let mut body = RequestBody::boxed(StreamBody::new(stream::iter(frames)).boxed_unsync(), 4);
+    body.buffer(TIMEOUT).await.unwrap();
+    assert_eq!(body.coding(), Coding::Chunked, "a length leaves no room for trailers");
+    assert_eq!(sent(&mut body).await, (b"ab".to_vec(), Some(trailers)));
+}
+
+#[tokio::test]
+async fn a_longer_body_is_streamed_from_its_first_byte() {
+    let mut body = kept(vec![b"abc", b"de", b"f", b"g"], 4);
+    body.buffer(TIMEOUT).await.unwrap();
+    assert_eq!((body.coding(), body.received()), (Coding::Chunked, 5));
+    assert!(body.rewind(), "nothing of it is lost yet");
+    assert_eq!(sent(&mut body).await.0, b"abcdefg");
+    assert!(!body.rewind(), "more than is remembered");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_is_told_so() {
+    let first = stream::iter([Ok(Frame::data(Bytes::from_static(b"ab")))]).chain(stream::pending());
+    let mut body = RequestBody::boxed(StreamBody::new(first).boxed_unsync(), 4);
+    let stopped = body.buffer(Duration::from_millis(20)).await;
+    assert!(matches!(stopped, Err(Fault::RequestBodyTimeout)), "{stopped:?}");
 }
 
 #[tokio::test]
