@@ -164,6 +164,7 @@ fn a_change_within_one_entity_is_as_a_load() {
         ("paths: [/c]", "paths: [/ü]"),
         ("target: b:2", "target: b:3"),
         ("name: up", "name: up2"),
+        ("upstreams:\n", "services:\nupstreams:\n"),
         ("3.0", "2.1"),
         ("plugins: [{name: cors}]", "plugins: [{name: bot-detection}]"),
     ];

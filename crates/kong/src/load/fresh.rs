@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::found::{Found, Source, children};
 use super::link::{IdSource, references, text, unique};
-use super::ready::{Ready, Typed, typed};
+use super::ready::{Ready, Reference, Typed, typed};
 use super::reload::Failed;
 use super::{At, Card, Fresh, Loader, at_place, steps};
 use crate::entities::Entity;
@@ -78,6 +78,32 @@ pub(super) fn fresh(
         references: Vec::new(),
         typed: None,
     })
+}
+
+/// What stands before an entity by name, on a first load. An entity whose references are all there gets its type at once: its tree
+/// need not wait in memory for the rest of a large document.
+#[derive(Debug, Default)]
+pub(super) struct Early(HashMap<(&'static str, Box<str>), Uuid, RandomState>);
+
+impl Early {
+    /// Gives the entity its type if that can be done already. A name that comes twice is a fault, whichever was meant.
+    ///
+    /// # Errors
+    /// As [`Fresh::finish`].
+    pub fn finish(&mut self, fresh: &mut Fresh, one: &Found<'_>) -> Result<(), String> {
+        if let Some(key) = &fresh.key {
+            self.0.insert((one.entity.collection, key.clone()), fresh.id);
+        }
+        let known: Option<Vec<Reference>> = references(one.entity, &fresh.map)
+            .map(|(field, to, text)| {
+                let id = *self.0.get(&(to, Box::from(text)))?;
+                Some(Reference { field, to, text: text.into(), id })
+            })
+            .collect();
+        let Some(known) = known else { return Ok(()) };
+        fresh.references = known;
+        fresh.finish(one.entity, one.parent)
+    }
 }
 
 /// The one entry of a YAML list, without lists of entities in it (they were cut out).

@@ -116,6 +116,7 @@ pub(super) fn link(loader: &mut Loader, cards: &mut [Card]) {
                         resolved.push((at, Vec::new()));
                     }
                 }
+                State::Fresh(fresh) if fresh.typed.is_some() => {}
                 State::Fresh(fresh) => {
                     let mut found = Vec::new();
                     for (field, to, text) in references(card.entity, &fresh.map) {

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use uuid::Uuid;
 
 use super::found::{Document, Found, Source};
-use super::fresh::fresh;
+use super::fresh::{Early, fresh};
 use super::link::link;
 use super::patch::{Last, Pieces};
 use super::ready::{Ready, Typed};
@@ -172,6 +172,8 @@ impl Reloader {
         let mut cards: Vec<Card> = Vec::with_capacity(found.len());
         // How many entities had this id because of their content.
         let mut copies: HashMap<Uuid, u32, RandomState> = HashMap::default();
+        let mut early = self.ready.is_empty().then(Early::default);
+        let mut untyped = Vec::new();
         for one in found {
             let parent = one.parent.and_then(|(at, back)| Some((back, cards.get(at)?.id())));
             let text: Cow<'_, str> = match &one.source {
@@ -191,9 +193,18 @@ impl Reloader {
                     }
                     State::Kept(ready)
                 }
-                None => State::Fresh(Box::new(fresh(loader, &cards, &one, text, parent, &mut copies)?)),
+                None => {
+                    let mut fresh = Box::new(fresh(loader, &cards, &one, text, parent, &mut copies)?);
+                    if let Some(Err(message)) = early.as_mut().map(|early| early.finish(&mut fresh, &one)) {
+                        untyped.push((cards.len(), message));
+                    }
+                    State::Fresh(fresh)
+                }
             };
             cards.push(Card { entity: one.entity, index: one.index, parent: one.parent, state });
+        }
+        for (at, message) in untyped {
+            loader.fault_of(&cards, at, "", message);
         }
         Ok(cards)
     }

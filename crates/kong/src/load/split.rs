@@ -5,6 +5,8 @@
 //! up; what it gives, means the same as the whole text. That holds because a block's lines are indented deeper than its
 //! parent's, and because a piece that ends in the middle of anything (a quoted text, a bracket) does not read as one.
 
+use std::collections::HashSet;
+
 use super::found::{Document, Found, Source, children, take_apart};
 use crate::entities::{ENTITIES, Entity};
 use crate::node::{Map, Node};
@@ -153,18 +155,19 @@ impl<'t> Splitter<'t> {
         if self.slice(at, at + 1).is_some_and(|line| line.trim_end() == "---") {
             at = self.next(at + 1);
         }
+        let mut names = HashSet::new();
         while let Some(line) = self.line(at) {
             let content = self.text.get(line.start..line.end)?;
             if line.indent != 0 || line.what != What::Text {
                 return None;
             }
             let (name, rest) = key(content)?;
+            if !names.insert(name) {
+                return None;
+            }
             let entity = ENTITIES.iter().find(|entity| entity.collection == name);
             match entity {
                 Some(entity) if is_empty(rest) && self.is_list(at + 1, 0) => {
-                    if self.lists.iter().any(|(known, _)| std::ptr::eq(*known, entity)) {
-                        return None;
-                    }
                     let (entries, end) = self.entries(at + 1, 0, entity)?;
                     self.lists.push((entity, entries));
                     at = end;
