@@ -120,6 +120,8 @@ async fn platform(command: &Up) -> Result<(), Failure> {
         }
     };
     signals.abort();
+    // with it end the watches of discovery: they would complain of an agent that is gone
+    drop(house);
     agent.stop().await;
     outcome
 }
