@@ -245,3 +245,30 @@ impl Reloader {
         self.last = Some(last);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Format, Secrets};
+
+    const FILE: &str = "_format_version: \"3.0\"\nservices:\n- name: one\n  host: one.example\n  routes:\n  - name: a\n    paths: [/a]\n  tags: [t]\nroutes:\n- name: b\n  service: one\n  paths: [/b]\n";
+
+    /// Which changes take the short way; that both ways give the same is tested from outside.
+    #[test]
+    fn only_changes_within_one_entity_take_the_short_way() {
+        let short = |from: &str, to: &str| {
+            let mut reloader = Reloader::new(Secrets::required(|_| None));
+            reloader.load(FILE, Format::Yaml).unwrap_or_else(|faults| panic!("{faults}"));
+            assert!(FILE.contains(from), "{from}");
+            reloader.patch(&FILE.replacen(from, to, 1)).is_some()
+        };
+        assert!(short("[/a]", "[/a, /c]") && short("[/b]", "[/b]\n  strip_path: false"));
+        assert!(short("host: one", "host: two") && short("  tags: [t]\n", ""), "around what is nested");
+        assert!(short("name: one", "name: one"), "no change at all");
+        assert!(!short("name: one", "name: other"), "others may refer to the name");
+        assert!(!short("  service: one\n", "  service: two\n"), "another reference");
+        assert!(!short("- name: b", "- name: c\n  paths: [/c]\n- name: b"), "one entity more");
+        assert!(!short("paths: [/a]", "paths: /a"), "a fault");
+        assert!(!short("3.0", "2.1"), "what all depend on");
+    }
+}
