@@ -142,6 +142,12 @@ impl Context {
         Ok(given.unwrap_or_else(|| format!("{}-{}-{port}", self.service, host.replace([':', '%'], "-"))))
     }
 
+    /// The port of a status listener, where it can be reached under `host`: it goes into the catalog, so that who scrapes
+    /// or looks finds it.
+    pub fn status_port(&self, host: &str, status: SocketAddr) -> Option<u16> {
+        self.advertise.endpoint(status).ok().filter(|(reached, _)| reached == host).map(|(_, port)| port)
+    }
+
     /// The layer that every request passes, with the given time until an answer's head.
     pub fn edge(&self, timeout: Duration) -> EdgeLayer {
         EdgeLayer::new(EdgeSettings {
@@ -166,6 +172,18 @@ impl Context {
         let waiting = self.layered(routes.waiting, long);
         let unknown = short.layer(problem::not_found.with_state(()));
         Ok(quick.merge(waiting).fallback_service(unknown))
+    }
+
+    /// What the status listener serves: health and metrics, nothing else.
+    pub(crate) fn status_router(&self) -> Router {
+        let edge = self.edge(self.settings.server.request_timeout);
+        let unknown = edge.layer(problem::not_found.with_state(()));
+        self.layered(health::routes(self.health_state()), edge).fallback_service(unknown)
+    }
+
+    /// `/health`, `/health/live` and `/health/ready`, for a service with a status listener of its own.
+    pub fn probe_routes(&self) -> Router {
+        health::probes(self.health_state())
     }
 
     fn layered(&self, router: Router, edge: EdgeLayer) -> Router {

@@ -18,6 +18,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
+use plinth_core::health::Components;
 use plinth_kit::auth::Auth;
 use plinth_kit::health::Readiness;
 use plinth_kit::problem::Problem;
@@ -44,6 +45,7 @@ struct Inner {
     exposition: telemetry::Metrics,
     kong: KongMetrics,
     readiness: Readiness,
+    components: Components,
     node: Uuid,
     started: Instant,
     config_limit: usize,
@@ -66,6 +68,7 @@ impl State {
             exposition: context.metrics.clone(),
             kong,
             readiness: context.readiness.clone(),
+            components: context.components.clone(),
             node,
             started: context.started,
             config_limit,
@@ -151,13 +154,14 @@ fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
 }
 
 /// The Status API.
-pub fn status_routes(state: State) -> Router {
+pub fn status_routes(state: State, probes: Router) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/status/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/upstreams/{upstream}/health", get(health::upstream))
         .with_state(state)
+        .merge(probes)
         .fallback(not_found)
 }
 
@@ -318,6 +322,7 @@ pub fn with_metrics(state: State, router: Router) -> Router {
     responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain")),
 )]
 async fn metrics(Extract(state): Extract<State>) -> Response {
+    state.0.exposition.observe(&state.0.components, &state.0.readiness).await;
     let kong = state.0.kong.text(&state.0.configurator.current(), &state.0.metrics);
     let (own, kong) = match (state.0.exposition.render(), kong) {
         (Ok(own), Ok(kong)) => (own, kong),

@@ -1,5 +1,6 @@
 //! Wiring: listeners first, then workers, the first configuration, and what goes on beside them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use plinth_core::registration::{CheckSpec, Registration, Timing};
 use plinth_kit::lifecycle::Shutdown;
 use plinth_kit::settings::Faults;
 use plinth_kit::{App, AppBuilder, Context, Listening, Routes, Service};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
@@ -26,7 +28,7 @@ use crate::worker::{Shared, Workers};
 
 /// The service. It has listeners of its own; its runtime beside the workers is small.
 pub const SERVICE: Service =
-    Service::new("gateway", env!("CARGO_PKG_VERSION")).document(admin::document).threads(2);
+    Service::new("gateway", env!("CARGO_PKG_VERSION")).document(admin::document).own_status(8007).threads(2);
 
 /// A proxy listener, bound.
 struct Proxy {
@@ -47,6 +49,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let metrics = Metrics::new(&context.metrics.registry, settings.workers)?;
     let discovery = Discovery::start(context.consul.clone(), DiscoverySettings::default(), &context.control);
     // Kong's metrics have a label `service` of their own, the service's registry puts one on everything
+    add_discovery_check(&context, &discovery, &metrics);
     let kong_registry = prometheus::Registry::new();
     let node = uuid::Uuid::new_v4();
     let env = plugins::Env {
@@ -73,12 +76,13 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     configurator.load(&settings.config, false).await?;
 
     let state = admin::State::new(configurator.clone(), metrics, kong, node, &context, settings.config_limit);
-    let mut builder = AppBuilder::new(&context);
-    builder = listen_control(builder, &settings, &context, &state).await?;
+    let builder = AppBuilder::new(&context);
+    let (with_control, status) = listen_control(builder, &settings, &context, &state).await?;
+    let mut builder = with_control;
     for proxy in &proxies {
         builder = builder.listening(listening(proxy));
     }
-    builder = match registration(&context, &proxies) {
+    builder = match registration(&context, &proxies, status) {
         Some(registration) => builder.registration(registration),
         None => builder,
     };
@@ -204,13 +208,31 @@ fn listening(proxy: &Proxy) -> Listening {
     }
 }
 
-/// The Admin and the Status API.
+/// Not critical: requests are served from the last snapshot.
+fn add_discovery_check(context: &Context, discovery: &Discovery, metrics: &Metrics) {
+    let (discovery, metrics) = (discovery.clone(), metrics.clone());
+    context.components.add("discovery", false, move || {
+        let status = discovery.status();
+        let age = status.oldest_age.unwrap_or_default();
+        metrics.discovery_age.set(age.as_secs_f64());
+        metrics.discovery_connected.set(status.connected.into());
+        async move {
+            if status.connected {
+                Ok(json!({"watches": status.watches, "oldest_age_seconds": age.as_secs()}))
+            } else {
+                Err(format!("the catalog cannot be read; endpoints are up to {} s old", age.as_secs()))
+            }
+        }
+    });
+}
+
+/// The Admin and the Status API, and where the latter is.
 async fn listen_control(
     mut builder: AppBuilder,
     settings: &Settings,
     context: &Context,
     state: &admin::State,
-) -> Result<AppBuilder, Error> {
+) -> Result<(AppBuilder, Option<SocketAddr>), Error> {
     if let Some(Listen { address, .. }) = settings.admin {
         if let Some((setting, message)) = context.settings.auth.exposure_fault(address) {
             return Err(Faults::one(context.service, setting, message).into());
@@ -224,14 +246,16 @@ async fn listen_control(
     }
     if let Some(Listen { address, .. }) = settings.status {
         let listener = context.bind_at("status", address).await?;
-        builder = builder.http(listener, admin::status_routes(state.clone()));
+        let bound = listener.address();
+        builder = builder.http(listener, admin::status_routes(state.clone(), context.probe_routes()));
+        return Ok((builder, Some(bound)));
     }
-    Ok(builder)
+    Ok((builder, None))
 }
 
 /// In the catalog the gateway is its first proxy listener. Where that is cannot always be told (Kong's
 /// `0.0.0.0:8000` without `advertise` or POD_IP): then it does its work unregistered and says so.
-fn registration(context: &Context, proxies: &[Proxy]) -> Option<Registration> {
+fn registration(context: &Context, proxies: &[Proxy], status: Option<SocketAddr>) -> Option<Registration> {
     let first = proxies.first()?;
     let own = &context.settings.registration;
     if !own.enabled {
@@ -245,7 +269,11 @@ fn registration(context: &Context, proxies: &[Proxy]) -> Option<Registration> {
         }
     };
     let id = own.id.clone().unwrap_or_else(|| format!("gateway-{}-{port}", host.replace([':', '%'], "-")));
+    let status_port = status.and_then(|status| context.status_port(&host, status));
     let mut registration = Registration::new(context.service, id, host, port);
+    if let Some(port) = status_port {
+        registration.metadata.insert("status_port".to_owned(), port.to_string().into());
+    }
     registration.tags.clone_from(&own.tags);
     registration.metadata.insert("version".to_owned(), context.version.into());
     registration.metadata.insert("scheme".to_owned(), listening(first).scheme.into());

@@ -25,7 +25,7 @@ const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0
 pub enum TokenKeyError {
     #[error("cannot use the signing key {}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("others can read the signing key {}; it may be known: remove it, or protect it with mode 0600", path.display())]
+    #[error("others can read the signing key {}; it may be known: make a new one, or protect it (chmod o= for mounted keys, else 0600)", path.display())]
     Exposed { path: PathBuf },
     #[error("{} is not an Ed25519 private key in PEM", path.display())]
     Malformed { path: PathBuf },
@@ -63,9 +63,21 @@ impl TokenKey {
     /// # Errors
     /// An unreadable, malformed or exposed file.
     pub fn load(path: &Path) -> Result<TokenKey, TokenKeyError> {
+        TokenKey::load_unless(path, 0o077)
+    }
+
+    /// Loads a key file that its group may read too, as mounted secrets are.
+    ///
+    /// # Errors
+    /// An unreadable or malformed file, or one that everybody can read.
+    pub fn load_mounted(path: &Path) -> Result<TokenKey, TokenKeyError> {
+        TokenKey::load_unless(path, 0o007)
+    }
+
+    fn load_unless(path: &Path, exposed: u32) -> Result<TokenKey, TokenKeyError> {
         let io = |source| TokenKeyError::Io { path: path.to_owned(), source };
         let mode = fs::metadata(path).map_err(io)?.mode();
-        if mode & 0o077 != 0 {
+        if mode & exposed != 0 {
             return Err(TokenKeyError::Exposed { path: path.to_owned() });
         }
         let text = fs::read_to_string(path).map_err(io)?;

@@ -300,6 +300,7 @@ fn failed(mut context: Box<RequestContext>, fault: &Fault, cargo: Cargo) -> Resp
     }
     context.outcome.request_body_bytes = cargo.body.received();
     note_target(&mut context);
+    cargo.active.answered(context.outcome.source, status);
     let content =
         if context.head.method == http::Method::HEAD { Content::Empty } else { Content::Whole(body) };
     finish(context, head, content, Ending { active: Some(cargo.active), ..Ending::default() })
@@ -358,6 +359,7 @@ fn answer_with(
     context.outcome.upstream_status = Some(reply.status);
     context.outcome.request_body_bytes = cargo.body.received();
     note_target(&mut context);
+    cargo.active.answered(Source::Upstream, reply.status);
     let ending = Ending { in_flight: Some(in_flight), active: Some(cargo.active), ..Ending::default() };
     match reply.body {
         ReplyBody::Empty => finish(context, head, Content::Empty, ending),
@@ -369,6 +371,10 @@ fn answer_with(
                 return finish(context, head, Content::Empty, ending);
             };
             let mut response = finish(context, head, Content::Empty, Ending::default());
+            let mut active = ending.active;
+            if let Some(active) = &mut active {
+                active.tunnels();
+            }
             // what happens at the end happens at the tunnel's end
             let late = std::mem::take(response.body_mut().ending_mut());
             tunnel(
@@ -376,7 +382,7 @@ fn answer_with(
                 client,
                 connection,
                 service.read_timeout,
-                Ending { in_flight: ending.in_flight, active: ending.active, log: late.log, tap: None },
+                Ending { in_flight: ending.in_flight, active, log: late.log, tap: None },
             );
             response
         }
