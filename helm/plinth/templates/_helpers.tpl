@@ -153,7 +153,7 @@ http://{{ include "plinth.fullname" . }}-consul:8500
 
 {{/* The `sleep` handler is on by default since Kubernetes 1.30. Before, the same time is added to the drain delay. */}}
 {{- define "plinth.preStop.native" -}}
-{{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}
+{{- if semverCompare ">=1.30.0-0" (default .Capabilities.KubeVersion.Version .Values.kubeVersion) }}yes{{ end -}}
 {{- end -}}
 {{- define "plinth.drainDelay" -}}
 {{- if include "plinth.preStop.native" . -}}
