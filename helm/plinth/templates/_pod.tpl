@@ -300,7 +300,7 @@ checksum/kong: {{ include (print $root.Template.BasePath "/kong.yaml") $root | s
 
 {{/* SPIFFE ids (mode files) that may call a component: its callers in the flow table. */}}
 {{- define "plinth.mtls.id" -}}
-spiffe://{{ .root.Values.mtls.trustDomain }}/ns/{{ .root.Release.Namespace }}/sa/{{ include "plinth.serviceAccount" . }}
+spiffe://{{ .root.Values.mtls.trustDomain }}/ns/{{ .root.Release.Namespace }}/svc/{{ index (include "plinth.component" .root | fromYaml) .component "service" }}
 {{- end -}}
 {{- define "plinth.mtls.allowed" -}}
 {{- $root := .root -}}

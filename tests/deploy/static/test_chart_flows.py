@@ -191,10 +191,10 @@ def test_intentions_and_policies_name_the_same_callers():
         assert {p.rsplit("-", 1)[-1] for p in rule["from"][0]["source"]["principals"]} == callers
         env = chart.named(files, "Deployment", f"plinth-{target}")["spec"]["template"]["spec"]["containers"][0]["env"]
         [allow] = [e["value"] for e in env if e["name"].endswith("MTLS__ALLOW")]
-        ids = {f"spiffe://cluster.local/ns/plinth/sa/plinth-{c}" for c in callers}
+        ids = {f"spiffe://cluster.local/ns/plinth/svc/{chart.COMPONENTS[c]}" for c in callers}
         assert set(allow.split(",")) == ids | {"spiffe://cluster.local/ns/apps/sa/backoffice"}
     made = {d["metadata"]["name"]: d["spec"]["uris"] for d in chart.of_kind(files, "Certificate")}
-    assert made == {f"plinth-{c}": [f"spiffe://cluster.local/ns/plinth/sa/plinth-{c}"] for c in chart.COMPONENTS}
+    assert made == {f"plinth-{c}": [f"spiffe://cluster.local/ns/plinth/svc/{service}"] for c, service in chart.COMPONENTS.items()}
     for server, port in (("consul", 8500), ("postgresql", 5432), ("redis", 6379), ("rabbitmq", 5672)):
         [rule] = istio[f"plinth-{server}"]["spec"]["rules"]
         callers = {source for (source, to) in FLOWS if to == server}

@@ -216,7 +216,12 @@ def pod_specs(documents):
     for d in documents:
         if d["kind"] in ("Deployment", "StatefulSet"):
             template = d["spec"]["template"]
-            yield f'{d["kind"]}/{d["metadata"]["name"]}', template["metadata"]["labels"], template["spec"]
+            spec = template["spec"]
+            claims = [t["metadata"]["name"] for t in d["spec"].get("volumeClaimTemplates", [])]
+            if claims:
+                volumes = [{"name": c, "persistentVolumeClaim": {"claimName": f'{c}-{d["metadata"]["name"]}-0'}} for c in claims]
+                spec = {**spec, "volumes": spec["volumes"] + volumes}
+            yield f'{d["kind"]}/{d["metadata"]["name"]}', template["metadata"]["labels"], spec
         elif d["kind"] == "Pod":
             yield f'Pod/{d["metadata"]["name"]}', d["metadata"]["labels"], d["spec"]
 
