@@ -151,9 +151,11 @@ class Program:
     process: subprocess.Popen | None = None
 
     def start(self):
+        # What an operator has set for the platform is none of the test's.
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(("PLINTH_", "CONSUL_", "KONG_"))}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.args, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **self.env}, cwd=self.cwd, start_new_session=True
+                self.args, stdout=log, stderr=subprocess.STDOUT, env={**mine, **self.env}, cwd=self.cwd, start_new_session=True
             )
         return self
 
