@@ -111,6 +111,22 @@ def digest(*paths: pathlib.Path) -> str:
     return sum_.hexdigest()[:16]
 
 
+def client() -> tuple[str, bool]:
+    """A command line client, and whether it can build with BuildKit. Clients before 23 can, newer ones need the plugin buildx."""
+    need("docker", "docker.io")
+    found = None
+    for folder in [*os.environ.get("PATH", "").split(":"), "/usr/bin"]:
+        path = pathlib.Path(folder) / "docker"
+        if not path.is_file():
+            continue
+        version = run(path, "--version").stdout.split("version ")[-1]
+        able = int(version.split(".")[0]) < 23 or run(path, "buildx", "version", check=False).returncode == 0
+        if able:
+            return str(path), True
+        found = found or str(path)
+    return found, False
+
+
 class Engine:
     """A Docker engine at `host`, asked through the command line client."""
 
@@ -118,8 +134,8 @@ class Engine:
         self.host = host
         self._daemon = daemon
         self._folder = folder
-        self._client = need("docker", "docker.io")
-        self.env = {**os.environ, "DOCKER_HOST": host, "DOCKER_BUILDKIT": "0"}
+        self._client, self.buildkit = client()
+        self.env = {**os.environ, "DOCKER_HOST": host, "DOCKER_BUILDKIT": "1" if self.buildkit else "0"}
 
     # -- the engine itself
 
@@ -255,30 +271,39 @@ class Engine:
                     "build", "--network=host", "--label", f"{SOURCE_LABEL}={source}", "--tag", tag, context, timeout=900
                 )
 
-    def ours(self, targets=tuple(OURS), buildkit=False) -> None:
+    def ours(self, targets=tuple(OURS)) -> None:
         """Our images from compiled programs, with the real Dockerfile."""
         self.debian()
         parts = [ROOT / "Dockerfile", ROOT / ".dockerignore", ROOT / "infrastructure/docker"]
-        for target in targets:
-            path, tag = program(OURS[target]), f"plinth/{target}:{VERSION}"
-            source = digest(*parts, path)
-            if self.source_of(tag) == source and not buildkit:
-                continue
-            with tempfile.TemporaryDirectory(prefix="plinth-context-", dir=_roomy()) as context:
-                prebuilt_context(pathlib.Path(context), [path])
-                self.build(context, target, tag, source, buildkit)
+        programs = {name: program(name) for name in OURS.values()}
+        sources = {target: digest(*parts, programs[OURS[target]]) for target in targets}
+        wanted = [target for target in targets if self.source_of(f"plinth/{target}:{VERSION}") != sources[target]]
+        if not wanted:
+            return
+        with self.context(programs.values()) as context:
+            # The classic builder works through the file up to the target: after the last one, the others are in its cache.
+            for target in reversed(wanted):
+                self.build(context, target, f"plinth/{target}:{VERSION}", sources[target])
 
-    def build(self, context, target: str, tag: str, source: str = "", buildkit=False) -> None:
-        env = {**self.env, "DOCKER_BUILDKIT": "1" if buildkit else "0"}
+    @contextlib.contextmanager
+    def context(self, programs):
+        """A folder with what a build with BINARIES=prebuilt reads, and nothing of the workspace's sources."""
+        with tempfile.TemporaryDirectory(prefix="plinth-context-", dir=_roomy()) as folder:
+            prebuilt_context(pathlib.Path(folder), list(programs))
+            yield folder
+
+    def build(self, context, target: str, tag: str, source: str = "", buildkit: bool | None = None) -> None:
+        """Builds a target of the Dockerfile in `context` with BuildKit, or with the classic builder."""
+        buildkit = self.buildkit if buildkit is None else buildkit
         run(
             self._client, "build", "--network=host", "--target", target, "--tag", tag,
             "--build-arg", "BINARIES=prebuilt",
-            # The classic builder pulls the base of every stage, also of those that do nothing here.
+            # The classic builder starts every stage from its base, also those that do nothing here.
             "--build-arg", f"RUST_IMAGE={DEBIAN}",
             "--build-arg", f"VERSION={VERSION}",
             "--label", f"{SOURCE_LABEL}={source}",
             context,
-            timeout=900, env=env,
+            timeout=900, env={**self.env, "DOCKER_BUILDKIT": "1" if buildkit else "0"},
         )
 
 
