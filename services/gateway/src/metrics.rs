@@ -55,6 +55,8 @@ pub struct WorkerStats {
     pub busy_nanos: Count,
     /// Idle upstream connections.
     pub pool_idle: Count,
+    /// Bytes of answers held for slow clients.
+    pub read_ahead: Count,
 }
 
 /// A poll longer than this is counted: it held up everything else of the worker.
@@ -86,6 +88,7 @@ pub struct Metrics {
     slow_polls: IntCounter,
     busy: CounterVec,
     pool_idle: IntGauge,
+    read_ahead: IntGauge,
     /// Generation of the running configuration.
     pub generation: IntGauge,
     /// How long applying it took, from the text to the workers.
@@ -125,6 +128,10 @@ impl Metrics {
                 &["worker"],
             )?,
             pool_idle: IntGauge::new("gateway_upstream_connections_idle", "idle upstream connections")?,
+            read_ahead: IntGauge::new(
+                "gateway_response_read_ahead_bytes",
+                "bytes of answers read ahead of slow clients",
+            )?,
             generation: IntGauge::new(
                 "gateway_config_generation",
                 "generation of the running configuration",
@@ -177,13 +184,14 @@ impl Metrics {
         counter(&self.retries, self.sum(|worker| &worker.retries));
         counter(&self.slow_polls, self.sum(|worker| &worker.slow_polls));
         gauge(&self.pool_idle, self.sum(|worker| &worker.pool_idle));
+        gauge(&self.read_ahead, self.sum(|worker| &worker.read_ahead));
         for (index, worker) in self.workers.iter().enumerate() {
             let busy = self.busy.with_label_values(&[&index.to_string()]);
             busy.inc_by((worker.busy_nanos.get() as f64 / 1e9 - busy.get()).max(0.0));
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 14] {
+    fn parts(&self) -> [&dyn Collector; 15] {
         [
             &self.accepted,
             &self.connections,
@@ -193,6 +201,7 @@ impl Metrics {
             &self.slow_polls,
             &self.busy,
             &self.pool_idle,
+            &self.read_ahead,
             &self.generation,
             &self.apply_seconds,
             &self.applied_at,

@@ -8,7 +8,7 @@ use plinth_core::consul::Address;
 use plinth_kit::settings::Reader;
 
 use crate::certificates::ClientAuth;
-use crate::client::PoolSettings;
+use crate::client::{PoolSettings, ReadAheadSettings};
 use crate::listen::{Listen, Listens};
 use crate::plugins::{self, TracingSettings};
 use crate::store::StoreSettings;
@@ -288,6 +288,18 @@ fn read_data_plane(reader: &mut Reader) -> DataPlane {
                 "requests over one upstream connection",
                 defaults.pool.max_requests,
             ),
+        },
+        read_ahead: ReadAheadSettings {
+            response: bytes(reader.bytes(
+                "upstream.read_ahead",
+                "read of an answer ahead of a slow client (routes with response_buffering), so that the upstream is done with it; 0 for none",
+                defaults.read_ahead.response as u64,
+            )),
+            worker: bytes(reader.bytes(
+                "upstream.read_ahead_total",
+                "read ahead for all answers of a worker together",
+                defaults.read_ahead.worker as u64,
+            )),
         },
         response_head_bytes: bytes(reader.bytes(
             "upstream.head_limit",
