@@ -99,6 +99,8 @@ pub struct Metrics {
     pub last_reload_ok: IntGauge,
     /// Configurations offered, by result.
     pub reloads: IntCounterVec,
+    /// Hand-overs to a new process, by result.
+    pub handovers: IntCounterVec,
     /// Healthy, unhealthy and ejected endpoints by upstream.
     pub endpoints: IntGaugeVec,
 }
@@ -152,6 +154,10 @@ impl Metrics {
                 Opts::new("gateway_config_reloads_total", "configurations offered, by result"),
                 &["result"],
             )?,
+            handovers: IntCounterVec::new(
+                Opts::new("gateway_handovers_total", "hand-overs to a new process, by result"),
+                &["result"],
+            )?,
             endpoints: IntGaugeVec::new(
                 Opts::new("gateway_upstream_endpoints", "endpoints of each upstream by state"),
                 &["upstream", "state"],
@@ -191,7 +197,7 @@ impl Metrics {
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 15] {
+    fn parts(&self) -> [&dyn Collector; 16] {
         [
             &self.accepted,
             &self.connections,
@@ -207,6 +213,7 @@ impl Metrics {
             &self.applied_at,
             &self.last_reload_ok,
             &self.reloads,
+            &self.handovers,
             &self.endpoints,
         ]
     }

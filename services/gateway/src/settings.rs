@@ -53,6 +53,8 @@ pub struct Settings {
     pub workers: usize,
     /// Most bytes of a configuration posted to the Admin API.
     pub config_limit: usize,
+    /// A new process gets ready within this time, or the hand-over has failed.
+    pub handover_timeout: Duration,
     /// DNS and first wait.
     pub resolve: ResolveSettings,
     /// Limits of the data plane.
@@ -102,6 +104,11 @@ impl Settings {
                 64 * 1024 * 1024,
             ))
             .unwrap_or(usize::MAX),
+            handover_timeout: reader.duration(
+                "handover_timeout",
+                "time for the process started on SIGUSR2 to get ready; else this one goes on",
+                Duration::from_secs(60),
+            ),
             resolve: read_resolve(reader),
             data_plane: read_data_plane(reader),
             plugins: read_plugins(reader),

@@ -202,3 +202,51 @@ async fn every_described_path_is_there() {
         .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kept_answers_are_shown_and_purged() {
+    let upstream = Upstream::start().await;
+    upstream.respond(|request| async move {
+        let answer = Response::builder().header("content-type", "text/plain").header("x-of", "upstream");
+        answer.body(http_body_util::Full::from(request.uri().to_string())).unwrap()
+    });
+    let id = "0a2a3b1c-56c1-4d8a-9e36-6e8e3f1c9a01";
+    let text = format!(
+        "{}plugins: [{{id: {id}, name: proxy-cache, config: {{strategy: memory}}}}]\n",
+        config(&[upstream.addr], "")
+    );
+    let gateway = Gateway::start(&text).await;
+    let admin = async |method: Method, path: &str| {
+        http_client::send(method, &format!("http://{}{path}", gateway.admin), &[], "").await.unwrap()
+    };
+    // status of the cache, and the key
+    let ask = async |path: &str| {
+        let answer = gateway.get(path).await;
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        (header("x-cache-status"), header("x-cache-key"))
+    };
+    let (first, key) = ask("/a").await;
+    assert_eq!((first.as_str(), ask("/a").await), ("Miss", ("Hit".to_owned(), key.clone())));
+    let (_, other) = ask("/b").await;
+
+    for path in [format!("/proxy-cache/{key}"), format!("/proxy-cache/{id}/caches/{key}")] {
+        let shown = admin(Method::GET, &path).await;
+        assert_eq!(shown.status(), 200, "{path}");
+        let entry = body(&shown);
+        assert_eq!((&entry["status"], &entry["body"], &entry["body_len"]), (&json!(200), &json!("/a"), &json!(2)));
+        assert_eq!((&entry["headers"]["x-of"], &entry["ttl"]), (&json!("upstream"), &json!(300)));
+        assert_eq!(admin(Method::DELETE, &path).await.status(), 204);
+        assert_eq!(admin(Method::GET, &path).await.status(), 404);
+        assert_eq!(admin(Method::DELETE, &path).await.status(), 404);
+        assert_eq!(ask("/a").await.0, "Miss");
+    }
+    let stranger = format!("/proxy-cache/{}/caches/{other}", id.replace("01", "02"));
+    for path in [stranger.as_str(), "/proxy-cache/nothing", &format!("/proxy-cache/x/caches/{other}")] {
+        assert_eq!(admin(Method::GET, path).await.status(), 404, "{path}");
+        assert_eq!(admin(Method::DELETE, path).await.status(), 404, "{path}");
+    }
+    assert_eq!(ask("/b").await.0, "Hit", "others stay");
+    assert_eq!(admin(Method::GET, "/proxy-cache").await.status(), 405);
+    assert_eq!(admin(Method::DELETE, "/proxy-cache").await.status(), 204);
+    assert_eq!((ask("/a").await.0, ask("/b").await.0), ("Miss".to_owned(), "Miss".to_owned()));
+}
