@@ -8,9 +8,6 @@ mod format;
 mod parameters;
 mod schema;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};

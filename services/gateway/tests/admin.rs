@@ -11,6 +11,7 @@ use bytes::Bytes;
 use harness::{Binary, Gateway, config};
 use http::{Method, Response};
 use plinth_kit::auth::TokenKey;
+use plinth_testbed::redis::Redis;
 use plinth_testbed::upstream::Upstream;
 use plinth_testbed::{eventually, holds, http_client};
 use rustix::process::Signal;
@@ -249,4 +250,50 @@ async fn kept_answers_are_shown_and_purged() {
     assert_eq!(admin(Method::GET, "/proxy-cache").await.status(), 405);
     assert_eq!(admin(Method::DELETE, "/proxy-cache").await.status(), 204);
     assert_eq!((ask("/a").await.0, ask("/b").await.0), ("Miss".to_owned(), "Miss".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_kept_in_redis_are_purged_for_all_gateways() {
+    let mut redis = Redis::start().await;
+    let upstream = Upstream::start().await;
+    upstream.respond(|request| async move {
+        let answer = Response::builder().header("content-type", "text/plain");
+        answer.body(http_body_util::Full::from(request.uri().to_string())).unwrap()
+    });
+    let text = format!(
+        "{}plugins: [{{name: proxy-cache, config: {{strategy: redis, redis: {{host: 127.0.0.1, port: {}}}}}}}]\n",
+        config(&[upstream.addr], ""),
+        redis.addr.port()
+    );
+    let (one, other) = (Gateway::start(&text).await, Gateway::start(&text).await);
+    let admin = async |of: &Gateway, method: Method, path: &str| {
+        http_client::send(method, &format!("http://{}{path}", of.admin), &[], "").await.unwrap()
+    };
+    let ask = async |of: &Gateway, path: &str| {
+        let answer = of.get(path).await;
+        answer.headers()["x-cache-status"].to_str().unwrap().to_owned()
+    };
+    let mut keys = Vec::new();
+    for path in ["/a", "/b", "/c"] {
+        eventually("both have it", Duration::from_secs(10), || async {
+            ask(&one, path).await;
+            let found = ask(&other, path).await;
+            holds(found == "Hit", found)
+        })
+        .await;
+        keys.push(one.get(path).await.headers()["x-cache-key"].to_str().unwrap().to_owned());
+    }
+    let first = format!("/proxy-cache/{}", keys[0]);
+    let shown = admin(&other, Method::GET, &first).await;
+    assert_eq!((shown.status().as_u16(), &body(&shown)["body"]), (200, &json!("/a")));
+    assert_eq!(admin(&other, Method::DELETE, &first).await.status(), 204);
+    assert_eq!(admin(&one, Method::DELETE, &first).await.status(), 404);
+    assert_eq!(ask(&one, "/a").await, "Miss");
+    assert_eq!(admin(&one, Method::DELETE, "/proxy-cache").await.status(), 204);
+    for key in &keys {
+        assert_eq!(admin(&other, Method::GET, &format!("/proxy-cache/{key}")).await.status(), 404);
+    }
+    redis.kill();
+    assert_eq!(admin(&one, Method::GET, &first).await.status(), 503);
+    assert_eq!(admin(&one, Method::DELETE, "/proxy-cache").await.status(), 503);
 }

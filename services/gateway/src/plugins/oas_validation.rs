@@ -207,6 +207,3 @@ impl OasValidation {
 fn carries_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
-
-#[cfg(test)]
-mod tests;

@@ -227,38 +227,3 @@ async fn gateways_share_answers_in_redis_and_go_on_without_it() {
     })
     .await;
 }
-
-#[tokio::test]
-async fn entries_in_redis_are_shown_and_purged_for_all_gateways() {
-    let mut redis = Redis::start().await;
-    let config = format!("strategy: redis, redis: {{host: 127.0.0.1, port: {}}}", redis.addr.port());
-    let (one, other) = (cache(&config), cache(&config));
-    let caches = |of: &Cache| {
-        let snapshot = of.gateway.get("/", &[]).snapshot;
-        of.gateway.runtime.caches(&snapshot.config)
-    };
-    let (of_one, of_other) = (caches(&one), caches(&other));
-    let mut keys = Vec::new();
-    for path in ["/", "/2", "/3"] {
-        eventually("it is kept", Duration::from_secs(10), || async {
-            let found = one.ask(get(path), &[("body", "shared")]).await;
-            if found == "Hit shared" { Ok(()) } else { Err(found) }
-        })
-        .await;
-        let mut ctx = one.gateway.get(path, &[]);
-        one.gateway.access(&mut ctx).await;
-        keys.push(ctx.reply_headers[KEY].to_str().unwrap().to_owned());
-    }
-    let shown = of_other.entry(None, &keys[0]).await.unwrap().unwrap();
-    assert_eq!((&shown["body"], &shown["status"]), (&"shared".into(), &200.into()));
-    assert_eq!(of_other.remove(None, &keys[0]).await, Ok(true));
-    assert_eq!(of_one.remove(None, &keys[0]).await, Ok(false));
-    assert_eq!(of_one.entry(None, &keys[0]).await, Ok(None));
-    assert_eq!(of_one.purge().await, Ok(()));
-    for key in &keys {
-        assert_eq!(of_other.entry(None, key).await, Ok(None));
-    }
-    redis.kill();
-    assert_eq!(of_one.entry(None, &keys[1]).await, Err(Away));
-    assert_eq!(of_one.purge().await, Err(Away));
-}

@@ -1,7 +1,9 @@
-use proptest::prelude::*;
-use serde_json::json;
+//! OpenAPI documents: what requests they let through, and what is wrong with the others.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use super::*;
+use plinth_kong::oas::{BasePath, Body, Checks, Spec};
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
 
 /// A document with one operation, `POST /p`, whose JSON body has this schema.
 fn body_spec(version: &str, schema: Value) -> Result<Spec, String> {

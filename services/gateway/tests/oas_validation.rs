@@ -1,8 +1,14 @@
-use http::{Method, StatusCode};
-use serde_json::json;
+//! oas-validation through a real gateway: what is refused and how, which bodies are held.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use super::super::tests::Gateway;
-use crate::context::{EarlyBody, EarlyResponse};
+#[path = "support/harness.rs"]
+mod harness;
+
+use bytes::Bytes;
+use harness::Gateway;
+use http::{Method, Response};
+use plinth_testbed::upstream::Upstream;
+use serde_json::json;
 
 const DOCUMENT: &str = r##"{
   "openapi": "3.0.3",
@@ -26,47 +32,55 @@ const DOCUMENT: &str = r##"{
   }}}
 }"##;
 
-fn gateway(more: serde_json::Value) -> Gateway {
+struct Api {
+    gateway: Gateway,
+    upstream: Upstream,
+}
+
+async fn api(more: serde_json::Value) -> Api {
+    let upstream = Upstream::start().await;
     let mut config = json!({"api_spec": DOCUMENT});
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let text = json!({
-        "services": [{"host": "h", "routes": [{"name": "r", "paths": ["/"]}]}],
+        "_format_version": "3.0",
+        "services": [{"url": format!("http://{}", upstream.addr), "routes": [{"name": "r", "paths": ["/"]}]}],
         "plugins": [{"name": "oas-validation", "config": config}],
     });
-    // its members, as lines of the file the other tests write by hand
-    let lines = text.as_object().unwrap().iter().map(|(name, value)| format!("{name}: {value}\n"));
-    Gateway::new(&lines.collect::<String>())
+    let gateway = Gateway::start_with(&text.to_string(), &["--plugin-body-limit", "1KiB"]).await;
+    Api { gateway, upstream }
 }
 
-fn said(answer: EarlyResponse) -> String {
-    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    let EarlyBody::Verbatim(body) = answer.body else { panic!("{:?}", answer.body) };
-    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+/// The message of a refusal; nothing when the upstream was asked.
+fn said(answer: &Response<Bytes>) -> String {
+    if answer.status() == 200 {
+        return String::new();
+    }
+    assert_eq!(answer.status(), 400);
+    let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
     assert_eq!(body.as_object().unwrap().len(), 1, "{body}");
     body["message"].as_str().unwrap().to_owned()
 }
 
-async fn told(gateway: &Gateway, method: Method, uri: &str, headers: &[(&'static str, &str)]) -> String {
-    let mut ctx = gateway.request(method, uri, headers);
-    gateway.access(&mut ctx).await.map_or_else(String::new, said)
+async fn told(api: &Api, method: Method, uri: &str, headers: &[(&'static str, &str)]) -> String {
+    let before = api.upstream.requests().len();
+    let told = said(&api.gateway.send(method, uri, headers, "").await);
+    assert_eq!(api.upstream.requests().len(), before + usize::from(told.is_empty()));
+    told
 }
 
-async fn sent(gateway: &Gateway, kind: &str, body: &str) -> String {
-    let length = body.len().to_string();
-    let mut ctx =
-        gateway.request(Method::POST, "/pets", &[("content-type", kind), ("content-length", &length)]);
-    match gateway.send(&mut ctx, body).await {
-        Ok(upstream) => {
-            assert_eq!(upstream, body, "the upstream gets what the client sent");
-            String::new()
-        }
-        Err(answer) => said(*answer),
+async fn sent(api: &Api, kind: &str, body: &str) -> String {
+    let headers = [("content-type", kind)];
+    let told = said(&api.gateway.send(Method::POST, "/pets", &headers, body.to_owned()).await);
+    if told.is_empty() {
+        let request = api.upstream.requests().pop().unwrap();
+        assert_eq!(request.body(), body, "the upstream gets what the client sent");
     }
+    told
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_conform_is_400_with_or_without_the_reason() {
-    let (plain, verbose) = (gateway(json!({})), gateway(json!({"verbose_response": true})));
+    let (plain, verbose) = (api(json!({})).await, api(json!({"verbose_response": true})).await);
     const REQUEST: &str = "request doesn't conform to schema";
     const PARAMETER: &str = "request param doesn't conform to schema";
     for (method, uri, headers, general, detail) in [
@@ -116,9 +130,9 @@ async fn what_does_not_conform_is_400_with_or_without_the_reason() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_are_checked_by_their_type() {
-    let gateway = gateway(json!({"verbose_response": true}));
+    let gateway = api(json!({"verbose_response": true})).await;
     let wrong = |why: &str| format!("request body validation failed with error: '{why}'");
     let legs = "property legs validation failed: wrong type: expected integer, got string";
     let part = |name: &str, value: &str| {
@@ -143,20 +157,22 @@ async fn bodies_are_checked_by_their_type() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_can_be_left_unchecked_and_undeclared_ones_refused() {
-    let lax = gateway(json!({
+    let lax = api(json!({
         "validate_request_body": false, "validate_request_query_params": false,
         "validate_request_uri_params": false, "validate_request_header_params": false,
-    }));
+    }))
+    .await;
     assert_eq!(told(&lax, Method::GET, "/pets", &[]).await, "");
     assert_eq!(told(&lax, Method::DELETE, "/pets/x", &[("x-why", "because")]).await, "");
     assert_eq!(sent(&lax, "text/plain", "x").await, "");
 
-    let strict = gateway(json!({
+    let strict = api(json!({
         "verbose_response": true, "query_parameter_check": true, "header_parameter_check": true,
-        "allowed_header_parameters": "Host, Accept",
-    }));
+        "allowed_header_parameters": "Host, Accept, Content-Length",
+    }))
+    .await;
     assert_eq!(told(&strict, Method::GET, "/pets?status=sold", &[("accept", "*/*")]).await, "");
     assert_eq!(told(&strict, Method::DELETE, "/pets/7", &[("x-why", "so")]).await, "");
     assert_eq!(
@@ -169,28 +185,25 @@ async fn parts_can_be_left_unchecked_and_undeclared_ones_refused() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_can_only_notify() {
-    let gateway = gateway(json!({"notify_only_request_validation_failure": true}));
+    let gateway = api(json!({"notify_only_request_validation_failure": true})).await;
     assert_eq!(told(&gateway, Method::GET, "/nowhere", &[]).await, "");
     assert_eq!(sent(&gateway, "application/json", "{").await, "");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_are_held_only_where_they_are_checked() {
-    let gateway = gateway(json!({"notify_only_request_validation_failure": true}));
+    let gateway = api(json!({"notify_only_request_validation_failure": true})).await;
     for (method, uri, kind, held) in [
         (Method::POST, "/pets", "application/json", true),
         (Method::POST, "/pets", "application/xml", false),
         (Method::POST, "/nowhere", "application/json", false),
         (Method::DELETE, "/pets/7", "application/json", false),
     ] {
-        let mut ctx = gateway.request(method.clone(), uri, &[("content-type", kind), ("content-length", "2000")]);
         // more than is held for plugins
-        let outcome = gateway.send(&mut ctx, &"x".repeat(2000)).await;
-        assert_eq!(outcome.is_err(), held, "{method} {uri} {kind}");
-        if let Err(answer) = outcome {
-            assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
-        }
+        let headers = [("content-type", kind)];
+        let answer = gateway.gateway.send(method.clone(), uri, &headers, "x".repeat(2000)).await;
+        assert_eq!(answer.status(), if held { 413 } else { 200 }, "{method} {uri} {kind}");
     }
 }
