@@ -311,6 +311,10 @@ impl Supervisor {
         self.context.readiness.close();
         let leave = async {
             let Some(registration) = registration else { return };
+            if shutdown.handed_over() {
+                // the process that took over is registered under the same id, or about to be
+                return;
+            }
             match tokio::time::timeout(DEREGISTER_LIMIT, registration.deregister()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {

@@ -131,6 +131,18 @@ impl Context {
         server::BoundListener::bind(name, address, self.tls.clone()).await
     }
 
+    /// Takes over a socket that another process has bound, with the same TLS.
+    ///
+    /// # Errors
+    /// It is no listening socket.
+    pub fn adopt(
+        &self,
+        name: &'static str,
+        socket: std::net::TcpListener,
+    ) -> Result<BoundListener, ServerError> {
+        server::BoundListener::adopt(name, socket, self.tls.clone())
+    }
+
     /// The id under which a service that listens on `listen` registers itself: `service_id`, else
     /// `<name>-<host>-<port>`.
     ///

@@ -1,5 +1,6 @@
 //! The Admin API (Kong's, read-only but for whole configurations) and the Status API.
 
+mod cache;
 mod collections;
 mod config;
 mod entities;
@@ -16,7 +17,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Extract};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 use axum::{Json, Router};
 use plinth_core::health::Components;
 use plinth_kit::auth::Auth;
@@ -93,6 +94,12 @@ pub fn routes(state: State) -> Router {
         .route("/upstreams/{upstream}/health", get(health::upstream).options(get_options))
         .route("/upstreams/{upstream}/targets/{target}/{state}", put(health::set))
         .route("/upstreams/{upstream}/targets/{target}/{state}/{of_address}", put(health::set))
+        .route("/proxy-cache", delete(cache::purge).options(delete_options).fallback(not_allowed_of))
+        .route("/proxy-cache/{cache}", get(cache::entry).delete(cache::remove).options(cache_options).fallback(not_allowed_of))
+        .route(
+            "/proxy-cache/{cache}/caches/{key}",
+            get(cache::entry_of).delete(cache::remove_of).options(cache_options).fallback(not_allowed_of),
+        )
         .route("/plugins/enabled", get(enabled).options(get_options).fallback(not_allowed_of))
         .route("/{collection}", any(collections::list))
         .route("/{collection}/{entity}", any(collections::one))
@@ -117,6 +124,14 @@ fn options(allow: &'static str) -> Response {
     let allowed = HeaderValue::from_static(allow);
     let headers = [(header::ALLOW, allowed.clone()), (header::ACCESS_CONTROL_ALLOW_METHODS, allowed)];
     (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+async fn delete_options() -> Response {
+    options("DELETE, OPTIONS")
+}
+
+async fn cache_options() -> Response {
+    options("DELETE, GET, HEAD, OPTIONS")
 }
 
 async fn get_options() -> Response {

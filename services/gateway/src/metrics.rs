@@ -65,6 +65,8 @@ pub struct WorkerStats {
     pub durations: [Count; BUCKETS.len() + 1],
     /// Their sum, nanoseconds.
     pub duration_nanos: Count,
+    /// Bytes of answers held for slow clients.
+    pub read_ahead: Count,
 }
 
 /// Label values of `gateway_responses_total`, in the order of [`Source`] and of the status.
@@ -130,6 +132,7 @@ pub struct Metrics {
     busy: CounterVec,
     pool_idle: IntGauge,
     durations: Desc,
+    read_ahead: IntGauge,
     /// Generation of the running configuration.
     pub generation: IntGauge,
     /// How long applying it took, from the text to the workers.
@@ -144,6 +147,8 @@ pub struct Metrics {
     pub discovery_age: Gauge,
     /// 1 while the catalog can be read.
     pub discovery_connected: IntGauge,
+    /// Hand-overs to a new process, by result.
+    pub handovers: IntCounterVec,
     /// Healthy, unhealthy and ejected endpoints by upstream.
     pub endpoints: IntGaugeVec,
 }
@@ -178,6 +183,10 @@ impl Metrics {
             )?,
             pool_idle: IntGauge::new("gateway_upstream_connections_idle", "idle upstream connections")?,
             durations: Desc::new(DURATIONS.into(), DURATIONS_HELP.into(), Vec::new(), HashMap::new())?,
+            read_ahead: IntGauge::new(
+                "gateway_response_read_ahead_bytes",
+                "bytes of answers read ahead of slow clients",
+            )?,
             generation: IntGauge::new(
                 "gateway_config_generation",
                 "generation of the running configuration",
@@ -205,6 +214,10 @@ impl Metrics {
             discovery_connected: IntGauge::new(
                 "gateway_discovery_connected",
                 "1 while the catalog's service list can be read",
+            )?,
+            handovers: IntCounterVec::new(
+                Opts::new("gateway_handovers_total", "hand-overs to a new process, by result"),
+                &["result"],
             )?,
             endpoints: IntGaugeVec::new(
                 Opts::new("gateway_upstream_endpoints", "endpoints of each upstream by state"),
@@ -247,6 +260,7 @@ impl Metrics {
                 counter(&answers, self.sum(|worker| &worker.responses[source][class]));
             }
         }
+        gauge(&self.read_ahead, self.sum(|worker| &worker.read_ahead));
         for (index, worker) in self.workers.iter().enumerate() {
             let busy = self.busy.with_label_values(&[&index.to_string()]);
             busy.inc_by((worker.busy_nanos.get() as f64 / 1e9 - busy.get()).max(0.0));
@@ -277,7 +291,7 @@ impl Metrics {
         family
     }
 
-    fn parts(&self) -> [&dyn Collector; 17] {
+    fn parts(&self) -> [&dyn Collector; 19] {
         [
             &self.accepted,
             &self.connections,
@@ -288,6 +302,7 @@ impl Metrics {
             &self.responses,
             &self.busy,
             &self.pool_idle,
+            &self.read_ahead,
             &self.generation,
             &self.apply_seconds,
             &self.applied_at,
@@ -295,6 +310,7 @@ impl Metrics {
             &self.reloads,
             &self.discovery_age,
             &self.discovery_connected,
+            &self.handovers,
             &self.endpoints,
         ]
     }

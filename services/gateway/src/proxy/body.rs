@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use plinth_core::balance::InFlight;
 
 use crate::client::http2::Download;
-use crate::client::{Fault, UpstreamBody};
+use crate::client::{Fault, Streamed};
 use crate::context::{RequestContext, Source, Tap};
 use crate::metrics::WorkerStats;
 
@@ -24,7 +24,7 @@ pub enum Content {
     /// All here.
     Whole(Bytes),
     /// Read from the upstream.
-    Upstream(Box<UpstreamBody>),
+    Upstream(Streamed),
     /// Read from an HTTP/2 upstream.
     Http2(Box<Download>),
 }
@@ -151,7 +151,7 @@ impl Body for ProxyBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Content::Upstream(upstream) => {
-                let polled = std::task::ready!(Pin::new(&mut **upstream).poll_frame(cx));
+                let polled = std::task::ready!(Pin::new(&mut *upstream).poll_frame(cx));
                 let ended = upstream.is_end_stream();
                 Poll::Ready(body.passed(polled, ended))
             }

@@ -50,7 +50,7 @@ pub async fn forward(
         outcome = Box::pin(whole(outcome, worker.shared.data_plane.plugin_body_bytes)).await;
     }
     let response = match outcome {
-        Ok((reply, in_flight)) => answer_with(worker, context, service, reply, in_flight, cargo),
+        Ok((reply, in_flight)) => answer_with(worker, context, (entry, service), reply, in_flight, cargo),
         Err(Stop::Refused(refusal)) => early(context, refusal, cargo),
         Err(Stop::Failed(fault)) => failed(context, &fault, cargo),
     };
@@ -343,7 +343,7 @@ fn note_target(context: &mut RequestContext) {
 fn answer_with(
     worker: &Rc<Worker>,
     mut context: Box<RequestContext>,
-    service: &ServiceEntry,
+    (entry, service): (&RouteEntry, &ServiceEntry),
     reply: Reply,
     in_flight: InFlight,
     cargo: Cargo,
@@ -360,7 +360,16 @@ fn answer_with(
     context.outcome.request_body_bytes = cargo.body.received();
     note_target(&mut context);
     cargo.active.answered(Source::Upstream, reply.status);
-    let ending = Ending { in_flight: Some(in_flight), active: Some(cargo.active), ..Ending::default() };
+    let mut ending = Ending { active: Some(cargo.active), ..Ending::default() };
+    match &reply.body {
+        ReplyBody::Stream(body) => {
+            body.counts(in_flight);
+            if entry.route.response_buffering {
+                worker.ahead.watch(body);
+            }
+        }
+        _ => ending.in_flight = Some(in_flight),
+    }
     match reply.body {
         ReplyBody::Empty => finish(context, head, Content::Empty, ending),
         ReplyBody::Whole(bytes) => finish(context, head, Content::Whole(bytes), ending),
