@@ -390,7 +390,7 @@ pub struct Health {
 #[derive(Debug, Args)]
 pub struct Token {
     /// What the token allows, e.g. services:read, config:write:shop/prod; repeat for several
-    #[arg(long = "scope", required = true, value_name = "SCOPE")]
+    #[arg(long = "scope", required_unless_present = "public", value_name = "SCOPE")]
     pub scopes: Vec<String>,
     /// How long it is valid, e.g. 15m, 12h
     #[arg(long, default_value = "1h")]
@@ -407,6 +407,9 @@ pub struct Token {
     /// File for the token, mode 0640, in place of standard output
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// The public key (PEM) in place of a token: what services verify with, by auth.key_file
+    #[arg(long, conflicts_with = "scopes")]
+    pub public: bool,
 }
 
 /// A level, or several `part=level` with commas. The filter behind it takes any other word for the name of a part and

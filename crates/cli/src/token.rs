@@ -1,4 +1,4 @@
-//! `plinth token`.
+//! `plinth token`: signs tokens, and shows the key that verifies them.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -33,7 +33,11 @@ pub fn run(command: &Token) -> Result<(), Failure> {
         }
     };
     let key = key.map_err(|error| Failure::no(plinth_kit::problem::chain(&error)))?;
-    let token = key.issue(&command.subject, &scopes, ttl).map_err(Failure::no)?;
+    let token = if command.public {
+        key.public_pem().trim_end().to_owned()
+    } else {
+        key.issue(&command.subject, &scopes, ttl).map_err(Failure::no)?
+    };
     match &command.out {
         Some(file) => {
             write(file, &token).map_err(|error| Failure::no(format!("{}: {error}", file.display())))

@@ -4,7 +4,7 @@ mod advertise;
 mod shutdown;
 mod signals;
 
+pub(crate) use advertise::fault_in as advertise_fault;
 pub use advertise::{Advertise, AdvertiseError};
-pub(crate) use advertise::{fault_in as advertise_fault, route as advertise_route};
 pub use shutdown::{Shutdown, ShutdownSettings, Stage};
 pub use signals::Signals;

@@ -10,7 +10,7 @@ use plinth_core::consul;
 use utoipa::openapi::OpenApi;
 
 use crate::auth::AuthSettings;
-use crate::lifecycle::{Advertise, ShutdownSettings, advertise_fault, advertise_route};
+use crate::lifecycle::{Advertise, ShutdownSettings, advertise_fault};
 use crate::server::{ServerSettings, TlsSettings};
 use crate::settings::Reader;
 use crate::telemetry::TelemetrySettings;
@@ -161,19 +161,16 @@ impl ServiceSettings {
 }
 
 fn read_advertise(reader: &mut Reader, listen: Option<SocketAddr>, consul: &consul::Settings) -> Advertise {
-    let mut given: Option<String> = reader.opt(
+    let given: Option<String> = reader.opt(
         "advertise",
         "host under which others reach this process, or auto: this machine's address on the way to Consul; by default \
          POD_IP or the listen address",
     );
     if given.as_deref() == Some("auto") {
-        given = match advertise_route(&consul.address) {
-            Ok(address) => Some(address.to_string()),
-            Err(fault) => {
-                reader.fault("advertise", fault);
-                None
-            }
-        };
+        return Advertise::auto(&consul.address).unwrap_or_else(|fault| {
+            reader.fault("advertise", fault);
+            Advertise::listener()
+        });
     }
     if let Some(fault) = given.as_deref().and_then(advertise_fault) {
         reader.fault("advertise", fault);

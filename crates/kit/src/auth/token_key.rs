@@ -152,7 +152,8 @@ impl std::fmt::Debug for TokenKey {
 fn create(dir: &Path, path: &Path) -> Result<(), TokenKeyError> {
     let io = |source| TokenKeyError::Io { path: path.to_owned(), source };
     let pair = Ed25519KeyPair::generate().map_err(|_| TokenKeyError::Generate)?;
-    let der = pair.to_pkcs8().map_err(|_| TokenKeyError::Generate)?;
+    // version 1, without the public key: OpenSSL reads no other
+    let der = pair.to_pkcs8v1().map_err(|_| TokenKeyError::Generate)?;
     let pem = format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(der.as_ref()));
     fs::create_dir_all(dir).map_err(io)?;
     let temporary = dir.join(format!(".{FILE}.{}", uuid::Uuid::new_v4()));
@@ -201,6 +202,27 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(TokenKey::load_or_create(dir.path()), Err(TokenKeyError::Exposed { .. })));
+    }
+
+    #[test]
+    fn other_tools_read_the_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = TokenKey::load_or_create(dir.path()).unwrap();
+        let openssl = |args: &[&str]| {
+            let output =
+                std::process::Command::new("openssl").args(args).current_dir(dir.path()).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(openssl(&["pkey", "-in", FILE, "-pubout"]), key.public_pem());
+        openssl(&["genpkey", "-algorithm", "ed25519", "-out", "mounted.pem"]);
+        let mounted = dir.path().join("mounted.pem");
+        fs::set_permissions(&mounted, fs::Permissions::from_mode(0o440)).unwrap();
+        assert!(matches!(TokenKey::load(&mounted), Err(TokenKeyError::Exposed { .. })));
+        let public = TokenKey::load_mounted(&mounted).unwrap().public_pem();
+        assert_eq!(openssl(&["pkey", "-in", "mounted.pem", "-pubout"]), public);
+        fs::set_permissions(&mounted, fs::Permissions::from_mode(0o444)).unwrap();
+        assert!(matches!(TokenKey::load_mounted(&mounted), Err(TokenKeyError::Exposed { .. })));
     }
 
     #[test]

@@ -31,6 +31,15 @@ impl Advertise {
         Advertise::default()
     }
 
+    /// `advertise = auto`: the address from which this machine reaches Consul, so the one under which the platform's other
+    /// members reach it too.
+    ///
+    /// # Errors
+    /// Consul's host cannot be resolved, or is not reached over a network. The message is for the setting.
+    pub fn auto(consul: &Address) -> Result<Advertise, String> {
+        route(consul).map(|ip| Advertise::host(ip.to_string()))
+    }
+
     /// `given` is the setting, `pod_ip` the variable of Kubernetes.
     pub(crate) fn decide(given: Option<String>, pod_ip: Option<&str>) -> Advertise {
         Advertise { host: given.or_else(|| pod_ip.map(str::to_owned)) }
@@ -56,9 +65,8 @@ fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
 
-/// `advertise = auto`: the address from which this machine reaches Consul, so the one that the platform's other members
-/// can reach too. Nothing is sent: a datagram socket is asked which way it would take.
-pub(crate) fn route(consul: &Address) -> Result<IpAddr, String> {
+/// Nothing is sent: a datagram socket is asked which way it would take.
+fn route(consul: &Address) -> Result<IpAddr, String> {
     let host = match consul {
         Address::Http(host) | Address::Https(host) => host,
         Address::Unix(_) => {
