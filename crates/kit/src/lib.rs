@@ -10,6 +10,7 @@ pub mod auth;
 mod context;
 pub mod health;
 pub mod lifecycle;
+pub mod mtls;
 pub mod openapi;
 pub mod outbound;
 pub mod problem;

@@ -8,6 +8,7 @@ use plinth_core::consul;
 use utoipa::openapi::OpenApi;
 
 use crate::auth::AuthSettings;
+use crate::mtls::MtlsSettings;
 use crate::lifecycle::{Advertise, ShutdownSettings, advertise_fault};
 use crate::server::{ServerSettings, TlsSettings};
 use crate::settings::Reader;
@@ -63,6 +64,7 @@ pub struct ServiceSettings {
     pub advertise: Advertise,
     pub auth: AuthSettings,
     pub tls: Option<TlsSettings>,
+    pub mtls: Option<MtlsSettings>,
     pub server: ServerSettings,
     pub telemetry: TelemetrySettings,
     pub consul: consul::Settings,
@@ -94,11 +96,13 @@ impl ServiceSettings {
             let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
             reader.get("listen", "address and port to listen on", default)
         });
+        let tls = service.port.and_then(|_| TlsSettings::read(reader));
         let settings = ServiceSettings {
+            mtls: MtlsSettings::read(reader, tls.is_some()),
             listen,
             advertise: read_advertise(reader, listen),
             auth: AuthSettings::read(reader),
-            tls: service.port.and_then(|_| TlsSettings::read(reader)),
+            tls,
             server: ServerSettings::read(reader),
             telemetry: TelemetrySettings::read(reader, service.name, service.version),
             consul: read_consul(reader),

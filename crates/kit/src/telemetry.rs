@@ -5,6 +5,7 @@
 
 mod ecs;
 mod edge;
+mod certificates;
 mod metrics;
 mod otlp;
 mod propagate;
@@ -22,6 +23,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::settings::Reader;
 
+pub use certificates::{Certificates, Expiry};
 pub use edge::{EdgeLayer, EdgeService, EdgeSettings};
 pub use metrics::{HttpMetrics, Metrics};
 pub use propagate::{inject_trace_context, remote_context};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::middleware;
+use plinth_core::consul::Address;
 use plinth_core::discovery::{Discovery, DiscoverySettings};
 use plinth_core::registration::{CheckSpec, Registration, Timing};
 use plinth_kit::lifecycle::Shutdown;
@@ -54,7 +55,9 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         control: context.control.clone(),
         options: plugins::Options { node, ..settings.plugins.clone() },
     };
-    let compiler = Compiler::new(plugins::Runtime::new(env)?, discovery.clone(), settings.resolve.clone())?;
+    let runtime = plugins::Runtime::new(env)?;
+    let compiler =
+        Compiler::new(runtime, discovery.clone(), settings.resolve.clone(), context.identity())?;
     let shared = Arc::new(Shared::new(Arc::new(compiler.empty()?), settings.data_plane.clone()));
     let stats = (0..settings.workers).filter_map(|index| metrics.worker(index)).collect();
     let workers = Arc::new(Workers::start(shared, stats).map_err(Error::Worker)?);
@@ -64,7 +67,13 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     }
     let secrets = plinth_kong::Secrets::required(|name| std::env::var(name).ok());
     let store = match &settings.config {
-        ConfigSource::Store(store) => Some(Store::new(store)?),
+        ConfigSource::Store(store) => {
+            if context.mtls.is_some() && !matches!(store.address, Address::Https(_)) {
+                let why = "must be https:// with mtls.source: services talk to each other over TLS";
+                return Err(Faults::one(context.service, "config_service.url", why).into());
+            }
+            Some(Store::new(store, context.identity())?)
+        }
         _ => None,
     };
     let configurator =
@@ -223,7 +232,7 @@ async fn listen_control(
         builder = builder.http(listener, router);
     }
     if let Some(Listen { address, .. }) = settings.status {
-        let listener = context.bind_at("status", address).await?;
+        let listener = context.bind_plain_at("status", address).await?;
         builder = builder.http(listener, admin::status_routes(state.clone()));
     }
     Ok(builder)

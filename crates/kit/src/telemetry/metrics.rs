@@ -6,6 +6,8 @@ use prometheus::{
     Encoder, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
+use super::certificates::Certificates;
+
 /// Buckets of request durations in seconds: half a millisecond to ten seconds, and long polls above.
 const DURATIONS: [f64; 15] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
@@ -17,6 +19,8 @@ pub struct Metrics {
     pub registry: Registry,
     /// What the edge records about every request.
     pub http: HttpMetrics,
+    /// When the certificates in use end.
+    pub certificates: Certificates,
 }
 
 /// Request counters and durations; labels are bounded: the method (other ones are `OTHER`), the route's pattern
@@ -62,7 +66,9 @@ impl Metrics {
         build.set(1);
         registry.register(Box::new(build))?;
         registry.register(Box::new(Process::new()?))?;
-        Ok(Metrics { registry, http })
+        let certificates = Certificates::new()?;
+        registry.register(Box::new(certificates.clone()))?;
+        Ok(Metrics { registry, http, certificates })
     }
 
     /// The text of `/metrics`.
