@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::Context;
-use crate::mtls::MtlsSource;
 use crate::lifecycle::{AdvertiseError, Shutdown};
+use crate::mtls::MtlsSource;
 use crate::server::{BoundListener, Stop, serve};
 use crate::telemetry::SCOPE_TARGET;
 
@@ -196,7 +196,8 @@ fn default_registration(context: &Context, listening: &Listening) -> Result<Regi
     registration.tags.clone_from(&settings.tags);
     registration.metadata.insert("version".to_owned(), context.version.into());
     registration.metadata.insert("scheme".to_owned(), listening.scheme.into());
-    let connect = context.settings.mtls.as_ref().map(|mtls| matches!(mtls.source, MtlsSource::Connect { .. }));
+    let connect =
+        context.settings.mtls.as_ref().map(|mtls| matches!(mtls.source, MtlsSource::Connect { .. }));
     registration.connect_native = connect == Some(true);
     registration.check = if context.settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
         // Whoever probes has no client certificate; that the port answers is what can be seen from outside.

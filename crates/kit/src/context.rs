@@ -14,9 +14,9 @@ use tower::{Layer, ServiceBuilder};
 use utoipa::openapi::OpenApi;
 
 use crate::auth::{Auth, AuthError};
-use crate::mtls::{Mtls, MtlsError};
 use crate::health::{self, HealthState, Readiness};
 use crate::lifecycle::{Advertise, AdvertiseError, Shutdown};
+use crate::mtls::{Mtls, MtlsError};
 use crate::problem;
 use crate::server::{BoundListener, ServerError, TlsError, TlsSource};
 use crate::service::{Service, ServiceSettings};

@@ -53,8 +53,10 @@ impl MtlsSettings {
             "mutual TLS between services: off, connect (identity and trust from Consul, intentions enforced) or files",
             "off".to_owned(),
         );
-        let cert: Option<PathBuf> =
-            reader.opt("mtls.cert", "certificate chain for mtls.source = files, PEM; for both sides of connections");
+        let cert: Option<PathBuf> = reader.opt(
+            "mtls.cert",
+            "certificate chain for mtls.source = files, PEM; for both sides of connections",
+        );
         let key: Option<PathBuf> = reader.opt("mtls.key", "private key of the certificate, PEM");
         let ca: Option<PathBuf> =
             reader.opt("mtls.ca", "authorities in PEM that sign the certificates of other services");
@@ -91,13 +93,19 @@ impl MtlsSettings {
         let source = match source.as_str() {
             "files" => Self::files(reader, (cert, key, ca), allow)?,
             other => {
-                for (key, given) in [("mtls.cert", cert.is_some()), ("mtls.key", key.is_some()), ("mtls.ca", ca.is_some())] {
+                for (key, given) in
+                    [("mtls.cert", cert.is_some()), ("mtls.key", key.is_some()), ("mtls.ca", ca.is_some())]
+                {
                     if given {
                         reader.fault(key, format!("has no meaning with mtls.source = {other}"));
                     }
                 }
                 if !allow.is_empty() {
-                    let why = if other == "connect" { "intentions say who may call" } else { "nobody is asked who it is" };
+                    let why = if other == "connect" {
+                        "intentions say who may call"
+                    } else {
+                        "nobody is asked who it is"
+                    };
                     reader.fault("mtls.allow", format!("has no meaning with mtls.source = {other}: {why}"));
                 }
                 match other {
@@ -111,7 +119,10 @@ impl MtlsSettings {
             }
         };
         if tls {
-            reader.fault("mtls.source", "cannot be combined with tls.cert and tls.key: one certificate per listener");
+            reader.fault(
+                "mtls.source",
+                "cannot be combined with tls.cert and tls.key: one certificate per listener",
+            );
         }
         Some(MtlsSettings { source, clients })
     }
@@ -261,7 +272,9 @@ impl Mtls {
     }
 
     async fn allowed(&self, caller: &Caller) -> Result<(), Rejection> {
-        let id = || caller.id.as_ref().map_or_else(|| "a caller without a SPIFFE id".to_owned(), ToString::to_string);
+        let id = || {
+            caller.id.as_ref().map_or_else(|| "a caller without a SPIFFE id".to_owned(), ToString::to_string)
+        };
         match &self.policy {
             Policy::Patterns(patterns) if patterns.is_empty() => Ok(()),
             Policy::Patterns(patterns) => match &caller.id {

@@ -8,8 +8,8 @@ use plinth_core::consul;
 use utoipa::openapi::OpenApi;
 
 use crate::auth::AuthSettings;
-use crate::mtls::MtlsSettings;
 use crate::lifecycle::{Advertise, ShutdownSettings, advertise_fault};
+use crate::mtls::MtlsSettings;
 use crate::server::{ServerSettings, TlsSettings};
 use crate::settings::Reader;
 use crate::telemetry::TelemetrySettings;

@@ -3,9 +3,9 @@
 //! Logs and traces are process-wide and set up once, by `main` ([`Telemetry::init`]); metrics belong to a service
 //! and are passed in ([`Metrics`]), since several services may live in one process.
 
+mod certificates;
 mod ecs;
 mod edge;
-mod certificates;
 mod metrics;
 mod otlp;
 mod propagate;

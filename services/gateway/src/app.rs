@@ -56,8 +56,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         options: plugins::Options { node, ..settings.plugins.clone() },
     };
     let runtime = plugins::Runtime::new(env)?;
-    let compiler =
-        Compiler::new(runtime, discovery.clone(), settings.resolve.clone(), context.identity())?;
+    let compiler = Compiler::new(runtime, discovery.clone(), settings.resolve.clone(), context.identity())?;
     let shared = Arc::new(Shared::new(Arc::new(compiler.empty()?), settings.data_plane.clone()));
     let stats = (0..settings.workers).filter_map(|index| metrics.worker(index)).collect();
     let workers = Arc::new(Workers::start(shared, stats).map_err(Error::Worker)?);

@@ -52,7 +52,8 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         members,
     };
     let mesh = context.mtls.is_some();
-    let looks = Looks { me, mesh, interval: settings.member_interval, failures: settings.member_failures, prober };
+    let looks =
+        Looks { me, mesh, interval: settings.member_interval, failures: settings.member_failures, prober };
     let router = context
         .router(Routes::new(routes::router(state)), routes::document())
         .map_err(|error| Error::Start(error.into()))?;

@@ -48,7 +48,8 @@ impl Identity {
         };
         let waited = tokio::time::timeout(limit, first).await;
         let Ok(material) = waited else {
-            let what = format!("of service {service:?} from Consul's certificate authority (waited {limit:?})");
+            let what =
+                format!("of service {service:?} from Consul's certificate authority (waited {limit:?})");
             return Err(match last {
                 Some(error) => Error::Tls { what, source: Box::new(error) },
                 None => fault(&what, "Consul did not answer"),
@@ -92,9 +93,12 @@ impl<T> Known<T> {
 impl Feed {
     fn new(client: &Client, service: &str) -> Self {
         let name: Arc<str> = service.into();
-        let roots = watch(client, Read::default(), |client, read| async move {
-            client.connect().ca_roots(&read).await
-        });
+        let roots =
+            watch(
+                client,
+                Read::default(),
+                |client, read| async move { client.connect().ca_roots(&read).await },
+            );
         let leaf = watch(client, Read::default(), move |client, read| {
             let name = Arc::clone(&name);
             async move { client.connect().leaf(&name, &read).await }

@@ -66,10 +66,8 @@ fn read(files: &Files, provider: &Arc<rustls::crypto::CryptoProvider>) -> Result
         None => None,
     };
     let shown = |path: Option<&PathBuf>| path.map(|path| path.display().to_string()).unwrap_or_default();
-    let (cert_name, key_name) = (
-        shown(files.own.as_ref().map(|(cert, _)| cert)),
-        shown(files.own.as_ref().map(|(_, key)| key)),
-    );
+    let (cert_name, key_name) =
+        (shown(files.own.as_ref().map(|(cert, _)| cert)), shown(files.own.as_ref().map(|(_, key)| key)));
     let roots_name = files.ca.display().to_string();
     let pem = Pem {
         own: own.as_ref().map(|(cert, key)| (cert.as_str(), key)),

@@ -110,9 +110,10 @@ impl Intentions {
         if known.len() >= MOST {
             let fresh_for = self.shared.fresh_for;
             known.retain(|_, entry| {
-                entry.0.try_lock().map_or(true, |known| {
-                    known.as_ref().is_some_and(|(at, _)| at.elapsed() < fresh_for)
-                })
+                entry
+                    .0
+                    .try_lock()
+                    .map_or(true, |known| known.as_ref().is_some_and(|(at, _)| at.elapsed() < fresh_for))
             });
         }
         let entry = Arc::<Entry>::default();

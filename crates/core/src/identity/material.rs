@@ -61,14 +61,24 @@ impl Material {
             return Err(fault(cert_name, "it holds no certificate"));
         };
         // What peers would refuse is refused here, where somebody can read why.
-        clients
-            .verify_client_cert(first, rest, UnixTime::now())
-            .map_err(|error| tls_fault(&format!("{cert_name}: callees with {roots_name} would refuse it"), error))?;
-        let parsed = rustls::server::ParsedCertificate::try_from(first).map_err(|error| tls_fault(cert_name, error))?;
+        clients.verify_client_cert(first, rest, UnixTime::now()).map_err(|error| {
+            tls_fault(&format!("{cert_name}: callees with {roots_name} would refuse it"), error)
+        })?;
+        let parsed = rustls::server::ParsedCertificate::try_from(first)
+            .map_err(|error| tls_fault(cert_name, error))?;
         let algorithms = provider.signature_verification_algorithms.all;
-        rustls::client::verify_server_cert_signed_by_trust_anchor(&parsed, &roots, rest, UnixTime::now(), algorithms)
-            .map_err(|error| tls_fault(&format!("{cert_name}: callers with {roots_name} would refuse it"), error))?;
-        let id = match spiffe_ids(first).map_err(|refused| fault(cert_name, &refused.to_string()))?.as_slice() {
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &roots,
+            rest,
+            UnixTime::now(),
+            algorithms,
+        )
+        .map_err(|error| {
+            tls_fault(&format!("{cert_name}: callers with {roots_name} would refuse it"), error)
+        })?;
+        let id = match spiffe_ids(first).map_err(|refused| fault(cert_name, &refused.to_string()))?.as_slice()
+        {
             [] => None,
             [one] => Some(one.clone()),
             _ => return Err(fault(cert_name, "it holds several SPIFFE ids")),

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,10 +18,32 @@ use super::{Callee, Identity};
 use crate::Error;
 use crate::transport::{Io, TlsSettings, client_config};
 
+#[derive(Clone)]
+enum Tls {
+    Identity(Arc<ClientConfig>),
+    /// The system's trust store, read when the first `https://` is asked for: a machine without one can still speak plain HTTP.
+    System(Arc<OnceLock<Result<Arc<ClientConfig>, String>>>),
+}
+
+impl Tls {
+    fn config(&self) -> io::Result<Arc<ClientConfig>> {
+        match self {
+            Self::Identity(config) => Ok(Arc::clone(config)),
+            Self::System(once) => once
+                .get_or_init(|| match client_config(&TlsSettings::default()) {
+                    Ok(config) => Ok(Arc::new(config)),
+                    Err(error) => Err(crate::error::chain(&error)),
+                })
+                .clone()
+                .map_err(io::Error::other),
+        }
+    }
+}
+
 /// The authority of a request's URI says where to; which service must answer there is fixed.
 #[derive(Clone)]
 pub struct MeshConnector {
-    tls: Arc<ClientConfig>,
+    tls: Tls,
     timeout: Duration,
 }
 
@@ -38,10 +60,12 @@ impl MeshConnector {
     /// TLS cannot be set up.
     pub fn new(identity: Option<&Identity>, service: &str, timeout: Duration) -> Result<Self, Error> {
         let tls = match identity {
-            Some(identity) => identity.client_config(Callee::service(service), &[b"http/1.1"])?,
-            None => client_config(&TlsSettings::default())?,
+            Some(identity) => {
+                Tls::Identity(Arc::new(identity.client_config(Callee::service(service), &[b"http/1.1"])?))
+            }
+            None => Tls::System(Arc::default()),
         };
-        Ok(Self { tls: Arc::new(tls), timeout })
+        Ok(Self { tls, timeout })
     }
 
     async fn open(self, uri: http::Uri) -> io::Result<Io> {
@@ -61,7 +85,7 @@ impl MeshConnector {
                 return Ok(Io::Tcp(stream));
             }
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
+            let stream = TlsConnector::from(self.tls.config()?).connect(name, stream).await?;
             Ok(Io::Tls(Box::new(stream)))
         };
         tokio::time::timeout(self.timeout, opened).await.unwrap_or_else(|_| {

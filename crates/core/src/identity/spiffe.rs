@@ -32,7 +32,8 @@ impl SpiffeId {
     /// The service of an id as Consul makes them: `/ns/<namespace>/dc/<datacenter>/svc/<service>`.
     pub fn connect_service(&self) -> Option<&str> {
         let mut parts = self.path().split('/');
-        let shape = [parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?];
+        let shape =
+            [parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?];
         let service = parts.next()?;
         let fits = matches!(shape, ["", "ns", namespace, "dc", datacenter, "svc"]
             if !namespace.is_empty() && !datacenter.is_empty());
@@ -94,7 +95,8 @@ impl FromStr for IdPattern {
         let fits = strip_scheme(text).is_some_and(|rest| !rest.is_empty())
             && text.bytes().all(|b| b.is_ascii_graphic());
         if !fits {
-            return Err("expected a SPIFFE id, with * for any characters: spiffe://example.org/ns/*/sa/web".to_owned());
+            return Err("expected a SPIFFE id, with * for any characters: spiffe://example.org/ns/*/sa/web"
+                .to_owned());
         }
         let rest = strip_scheme(text).unwrap_or_default();
         let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -144,12 +146,22 @@ mod tests {
             assert_eq!(other.parse::<SpiffeId>().unwrap().connect_service(), None, "{other}");
         }
         let istio: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
-        assert!(istio.ends_in_service("web") && !istio.ends_in_service("b") && istio.connect_service().is_none());
+        assert!(
+            istio.ends_in_service("web") && !istio.ends_in_service("b") && istio.connect_service().is_none()
+        );
     }
 
     #[test]
     fn what_is_no_id() {
-        for text in ["https://d/x", "spiffe:///x", "spiffe://d:80/x", "spiffe://u@d/x", "spiffe://d/x?y", "spiffe://d/a b", ""] {
+        for text in [
+            "https://d/x",
+            "spiffe:///x",
+            "spiffe://d:80/x",
+            "spiffe://u@d/x",
+            "spiffe://d/x?y",
+            "spiffe://d/a b",
+            "",
+        ] {
             assert!(text.parse::<SpiffeId>().is_err(), "{text}");
         }
     }

@@ -21,8 +21,8 @@ use tower::Service;
 use plinth_core::identity::Caller;
 
 use super::tls::TlsSource;
-use crate::mtls::{Mtls, Rejection, handshake_reason};
 use super::{BoundListener, Peer, ServerSettings};
+use crate::mtls::{Mtls, Rejection, handshake_reason};
 
 /// Pauses after a failed accept, for example for want of descriptors: from the first to the last.
 const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -166,13 +166,8 @@ impl Connection {
         }
     }
 
-    async fn http<I>(
-        &self,
-        stream: I,
-        peer: Peer,
-        watched: Option<(Mtls, Arc<Caller>)>,
-        router: Router,
-    ) where
+    async fn http<I>(&self, stream: I, peer: Peer, watched: Option<(Mtls, Arc<Caller>)>, router: Router)
+    where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let address = peer.address;

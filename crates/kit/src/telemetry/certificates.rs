@@ -37,10 +37,8 @@ impl std::fmt::Debug for Certificates {
 impl Certificates {
     pub(super) fn new() -> Result<Certificates, prometheus::Error> {
         let text = "When a certificate in use ends, in seconds since 1970";
-        let gauge = GaugeVec::new(
-            Opts::new("plinth_certificate_expiry_timestamp_seconds", text),
-            &["use", "name"],
-        )?;
+        let gauge =
+            GaugeVec::new(Opts::new("plinth_certificate_expiry_timestamp_seconds", text), &["use", "name"])?;
         Ok(Certificates { gauge, sources: Arc::default() })
     }
 

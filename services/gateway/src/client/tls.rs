@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::upstream::CatalogName;
 use plinth_core::identity::{Callee, Identity};
 use plinth_core::tls::AnyCertificate;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use crate::upstream::CatalogName;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// A fault in the TLS settings of an upstream.
@@ -120,7 +120,8 @@ pub fn mesh_service(tags: &[String], host: &str) -> Result<Option<String>, TlsSe
             Some(("mtls", name)) => Some(name.to_owned()).filter(|name| !name.is_empty()),
             _ => return Err(bad("no such setting of a service: mtls")),
         };
-        let named = named.ok_or_else(|| bad("the host is not NAME.service.consul: name the service, plinth.mtls:NAME"))?;
+        let named = named
+            .ok_or_else(|| bad("the host is not NAME.service.consul: name the service, plinth.mtls:NAME"))?;
         if found.replace(named).is_some() {
             return Err(bad("given twice"));
         }
@@ -137,9 +138,8 @@ impl TlsTarget {
         let server_name = ServerName::try_from(spec.host.clone())
             .map_err(|_| TlsSettingsError::ServerName(spec.host.clone()))?;
         let alpn: &[u8] = if spec.http2 { b"h2" } else { b"http/1.1" };
-        let config = identity
-            .client_config(Callee::service(service), &[alpn])
-            .map_err(TlsSettingsError::Identity)?;
+        let config =
+            identity.client_config(Callee::service(service), &[alpn]).map_err(TlsSettingsError::Identity)?;
         Ok(Self { id: next_id(), server_name, config: Arc::new(config) })
     }
 

@@ -125,12 +125,7 @@ impl Probes {
         snapshot.passing().map(|instance| base(instance, self.identity.is_some())).collect()
     }
 
-    async fn ask(
-        &self,
-        http: &Http,
-        base: &str,
-        services: &[Box<str>],
-    ) -> Result<ProbedInstances, Refusal> {
+    async fn ask(&self, http: &Http, base: &str, services: &[Box<str>]) -> Result<ProbedInstances, Refusal> {
         let query: Vec<String> = services
             .iter()
             .map(|name| format!("service={}", utf8_percent_encode(name, NON_ALPHANUMERIC)))

@@ -106,7 +106,9 @@ async fn config(believed: &Believed<'_>, alpn: &[&[u8]]) -> io::Result<ClientCon
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
     let mut config = match trust {
-        Trust::System | Trust::Service(_) => builder.with_root_certificates(roots.system().await?).with_no_client_auth(),
+        Trust::System | Trust::Service(_) => {
+            builder.with_root_certificates(roots.system().await?).with_no_client_auth()
+        }
         Trust::File(path) => builder.with_root_certificates(file_roots(path).await?).with_no_client_auth(),
         Trust::Anyone => builder
             .dangerous()

@@ -73,9 +73,8 @@ async fn exchange(asked: &Asked<'_>) -> Result<Reported, String> {
     let stream = connect::tcp(addr, *at).await.map_err(|e| e.to_string())?;
     let Some(believed) = believed else { return answer(stream, uri, service).await };
     let name = at.and_then(|at| at.server_name.as_deref()).unwrap_or(&host);
-    let stream = connect::tls(stream, name, believed, &[b"h2"])
-        .await
-        .map_err(|e| format!("TLS handshake: {e}"))?;
+    let stream =
+        connect::tls(stream, name, believed, &[b"h2"]).await.map_err(|e| format!("TLS handshake: {e}"))?;
     answer(stream, uri, service).await
 }
 
