@@ -154,9 +154,12 @@ pub struct Mtls {
     rejected: IntCounterVec,
 }
 
+/// Who may call.
 #[derive(Debug, Clone)]
-enum Policy {
+pub enum Policy {
+    /// Whom Consul lets in.
     Intentions(Intentions),
+    /// SPIFFE ids; none: whoever has a certificate.
     Patterns(Arc<[IdPattern]>),
 }
 
@@ -221,11 +224,19 @@ impl Mtls {
                 (identity, Policy::Patterns(allow.clone().into()))
             }
         };
+        Ok(Mtls::new(identity, policy, settings.clients)?)
+    }
+
+    /// An identity and who may call its listeners.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn new(identity: Identity, policy: Policy, clients: Clients) -> Result<Mtls, prometheus::Error> {
         let rejected = IntCounterVec::new(
             Opts::new("plinth_mtls_rejected_total", "Connections refused by mutual TLS, by reason"),
             &["reason"],
         )?;
-        Ok(Mtls { identity, policy, clients: settings.clients, rejected })
+        Ok(Mtls { identity, policy, clients, rejected })
     }
 
     /// What a listener speaks TLS with.

@@ -44,6 +44,9 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let hangup = reload::hangup()?;
     let rotated = reload::rotated()?;
     let certificates = certificates(&settings)?;
+    if let Some(certificates) = certificates.clone() {
+        context.metrics.certificates.add("proxy", move || certificates.expiries());
+    }
     let proxies = bind(&settings, certificates.as_ref())?;
     let metrics = Metrics::new(&context.metrics.registry, settings.workers)?;
     let discovery = Discovery::start(context.consul.clone(), DiscoverySettings::default(), &context.control);
