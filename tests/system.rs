@@ -7,6 +7,7 @@ mod support {
     pub mod client;
     pub mod collector;
     pub mod house;
+    pub mod mesh;
     pub mod platform;
     pub mod program;
     pub mod seed;
@@ -14,6 +15,7 @@ mod support {
 mod scenarios {
     pub mod failures;
     pub mod main_job;
+    pub mod mtls;
     pub mod tracing;
     pub mod up;
 }

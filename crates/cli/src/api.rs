@@ -6,17 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use plinth_core::identity::{FileChanges, Files, Identity, MeshConnector};
 use serde_json::Value;
 
-use crate::commands::Access;
+use crate::commands::{Access, ClientTls};
 use crate::failure::Failure;
 
 pub struct Api {
     base: String,
     token: Option<String>,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<MeshConnector, Full<Bytes>>,
 }
 
 /// What a service answered, its problem document already turned into a [`Failure`].
@@ -30,18 +31,24 @@ impl Api {
     /// Longest silence of a service before the command gives up; long polls add what they ask for.
     const LIMIT: Duration = Duration::from_secs(15);
 
-    pub fn new(base: &str, access: &Access) -> Result<Self, Failure> {
+    /// Longest time for a connection.
+    const CONNECT: Duration = Duration::from_secs(2);
+
+    /// `service` is what a certificate behind `https://` must be for, when its authorities are given.
+    pub fn new(base: &str, service: &str, access: &Access) -> Result<Self, Failure> {
         let base = base.trim_end_matches('/').to_owned();
-        if !base.starts_with("http://") {
-            return Err(Failure::usage(format!("{base}: expected a URL that begins with http://")));
+        if !base.starts_with("http://") && !base.starts_with("https://") {
+            return Err(Failure::usage(format!(
+                "{base}: expected a URL that begins with http:// or https://"
+            )));
         }
         let token = match &access.token {
             Some(token) => Some(token.clone()),
             None => saved_token(&access.data_dir)?,
         };
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(Duration::from_secs(2)));
-        connector.set_nodelay(true);
+        let unusable = |error: plinth_core::Error| Failure::usage(plinth_core::error::chain(&error));
+        let identity = identity(&access.tls)?;
+        let connector = MeshConnector::new(identity.as_ref(), service, Self::CONNECT).map_err(unusable)?;
         Ok(Self { base, token, client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
@@ -108,6 +115,23 @@ impl Api {
         }
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
+}
+
+fn identity(tls: &ClientTls) -> Result<Option<Identity>, Failure> {
+    let own = match (&tls.client_cert, &tls.client_key) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+        _ => return Err(Failure::usage("--client-cert and --client-key go together; only one is given")),
+    };
+    let Some(ca) = tls.ca_cert.clone() else {
+        return match own {
+            None => Ok(None),
+            Some(_) => Err(Failure::usage("--client-cert needs --ca-cert: the authorities of the services")),
+        };
+    };
+    Identity::files(Files { own, ca }, FileChanges::Ignored, None)
+        .map(Some)
+        .map_err(|error| Failure::usage(plinth_core::error::chain(&error)))
 }
 
 /// A path segment with everything but unreserved characters percent-encoded.

@@ -175,6 +175,22 @@ pub struct Access {
     /// How to print
     #[arg(long, value_enum, default_value_t = Output::Table, global = true)]
     pub output: Output,
+    #[command(flatten)]
+    pub tls: ClientTls,
+}
+
+/// Towards services with mutual TLS.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ClientTls {
+    /// Authorities in PEM that sign the services' certificates, for https:// [default: the system's]
+    #[arg(long, env = "PLINTH_CA_CERT", value_name = "FILE", global = true)]
+    pub ca_cert: Option<PathBuf>,
+    /// Certificate to show to a service, PEM
+    #[arg(long, env = "PLINTH_CLIENT_CERT", value_name = "FILE", global = true)]
+    pub client_cert: Option<PathBuf>,
+    /// Private key of that certificate, PEM
+    #[arg(long, env = "PLINTH_CLIENT_KEY", value_name = "FILE", global = true)]
+    pub client_key: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

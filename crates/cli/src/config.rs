@@ -26,7 +26,7 @@ pub async fn run(command: Config) -> Result<(), Failure> {
 }
 
 fn api(at: &ConfigUrl) -> Result<Api, Failure> {
-    Api::new(&at.config_url, &at.access)
+    Api::new(&at.config_url, "config-service", &at.access)
 }
 
 /// `shop/prod/database/pool` as a path below `resource`; the key's slashes stay.

@@ -109,7 +109,7 @@ async fn diff(file: &Path, new: Option<&Path>, admin_url: &str, access: &Access)
     let (before, after) = match new {
         Some(new) => (load(file)?, load(new)?),
         None => {
-            let running = Api::new(admin_url, access)?.get("/config").await?;
+            let running = Api::new(admin_url, "gateway", access)?.get("/config").await?;
             let text = running.body["config"].as_str().unwrap_or_default();
             let running = plinth_kong::load(text, Format::Yaml).map_err(|faults| {
                 Failure::no(format!("the running configuration does not load:\n{faults}"))
@@ -145,7 +145,7 @@ async fn diff(file: &Path, new: Option<&Path>, admin_url: &str, access: &Access)
 }
 
 async fn explain(query: &str, admin_url: &str, access: &Access) -> Result<(), Failure> {
-    let body = Api::new(admin_url, access)?.get(query).await?.body;
+    let body = Api::new(admin_url, "gateway", access)?.get(query).await?.body;
     if access.output == Output::Json {
         print::json(&body);
         return Ok(());
@@ -187,7 +187,7 @@ async fn explain(query: &str, admin_url: &str, access: &Access) -> Result<(), Fa
 }
 
 async fn status(admin_url: &str, access: &Access) -> Result<(), Failure> {
-    let api = Api::new(admin_url, access)?;
+    let api = Api::new(admin_url, "gateway", access)?;
     let status = api.get("/status").await?;
     if access.output == Output::Json {
         print::json(&status.body);

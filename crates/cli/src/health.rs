@@ -10,7 +10,7 @@ use crate::table::{Table, cell};
 
 /// Exit code 1 when what was asked about is not healthy, so that scripts can ask.
 pub async fn run(command: Health) -> Result<(), Failure> {
-    let api = Api::new(&command.health_url, &command.access)?;
+    let api = Api::new(&command.health_url, "health-aggregator", &command.access)?;
     let (answer, what) = match &command.service_name {
         Some(name) => (api.get(&format!("/api/v1/health/services/{}", segment(name))).await?, name.as_str()),
         None => (api.get("/api/v1/health/system").await?, "the system"),

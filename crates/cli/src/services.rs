@@ -22,7 +22,7 @@ pub async fn run(command: Services) -> Result<(), Failure> {
 }
 
 fn api(at: &RegistryUrl) -> Result<Api, Failure> {
-    Api::new(&at.registry_url, &at.access)
+    Api::new(&at.registry_url, "registry-service", &at.access)
 }
 
 /// Follows the pages to the end.

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::consul::Address;
+use crate::identity::Identity;
 use crate::{Error, Secret};
 use file::LastGood;
 use remote::Remote;
@@ -38,6 +39,8 @@ pub struct ConfigSettings {
     pub token: Option<Secret>,
     /// PEM; none: the system's trust store.
     pub ca_cert: Option<PathBuf>,
+    /// Who asks, over `https://`; the service must then show that it is `config-service`, and `ca_cert` has no say. Default none.
+    pub identity: Option<Identity>,
     /// Default 2 s.
     pub connect_timeout: Duration,
     /// Deadline of a read; slack of a long poll. Default 5 s.
@@ -57,6 +60,7 @@ impl ConfigSettings {
             environment: "default".to_owned(),
             token: None,
             ca_cert: None,
+            identity: None,
             connect_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
             wait: Duration::from_secs(30),

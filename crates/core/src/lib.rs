@@ -10,6 +10,7 @@ pub mod consul;
 pub mod discovery;
 pub mod error;
 pub mod health;
+pub mod identity;
 pub mod registration;
 pub mod tls;
 

@@ -19,7 +19,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::Error;
 pub(crate) use connector::Connector;
-pub(crate) use tls::TlsSettings;
+pub use io::Io;
+pub(crate) use tls::{TlsSettings, client_config};
 
 /// Idle connections kept to the server; Consul allows 200 per client address in all.
 const MAX_IDLE: usize = 32;

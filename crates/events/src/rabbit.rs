@@ -1,11 +1,13 @@
 //! RabbitMQ: a durable topic exchange, persistent messages, publisher confirms.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
+use lapin::tcp::OwnedTLSConfig;
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind};
 use tokio::sync::Mutex;
@@ -20,6 +22,8 @@ const PERSISTENT: u8 = 2;
 pub struct RabbitSettings {
     /// `amqp://user:password@host:port/vhost`, or `amqps://`. Never shown.
     pub url: String,
+    /// Authorities in PEM for `amqps://`, beside the system's. Read at each connection, so a replaced file counts. Default none.
+    pub ca_cert: Option<PathBuf>,
     /// Durable topic exchange, declared on connecting. Default `plinth.events`.
     pub exchange: String,
     /// Longest wait for connecting and declaring. Default 5 s.
@@ -32,6 +36,7 @@ impl RabbitSettings {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            ca_cert: None,
             exchange: "plinth.events".into(),
             connect_timeout: Duration::from_secs(5),
             confirm_timeout: Duration::from_secs(5),
@@ -124,7 +129,13 @@ impl Rabbit {
     async fn connect(&self) -> Result<Session, lapin::Error> {
         let settings = &self.shared.settings;
         let properties = ConnectionProperties::default().with_connection_name("plinth-events".into());
-        let connection = Connection::connect(&settings.url, properties).await?;
+        let authorities = match &settings.ca_cert {
+            Some(path) => Some(tokio::fs::read_to_string(path).await?),
+            None => None,
+        };
+        let tls = OwnedTLSConfig { identity: None, cert_chain: authorities };
+        let runtime = lapin::runtime::default_runtime()?;
+        let connection = Connection::connect_with_config(&settings.url, properties, tls, runtime).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         channel

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::lifecycle::{AdvertiseError, Shutdown};
+use crate::mtls::MtlsSource;
 use crate::server::{BoundListener, ServerError, Stop, serve};
 use crate::telemetry::SCOPE_TARGET;
 use crate::{Context, StatusListen};
@@ -214,6 +215,9 @@ fn default_registration(
     if let Some(port) = status.and_then(|status| context.status_port(&host, status.address)) {
         registration.metadata.insert("status_port".to_owned(), port.to_string().into());
     }
+    let connect =
+        context.settings.mtls.as_ref().map(|mtls| matches!(mtls.source, MtlsSource::Connect { .. }));
+    registration.connect_native = connect == Some(true);
     registration.check = if let Some(status) = status {
         let (host, port) = context.advertise.endpoint(status.address)?;
         CheckSpec::http(format!("http://{}/health/ready", host_port(&host, port)))
@@ -226,8 +230,8 @@ fn default_registration(
             path,
             method: None,
             headers: std::collections::BTreeMap::new(),
-            // The certificate is for clients to verify; the probe asks for health, and sends nothing secret.
-            tls_skip_verify: true,
+            // Without mutual TLS the certificate is for clients to verify: the probe asks for health, and sends nothing secret.
+            tls_skip_verify: connect.is_none(),
             timing: Timing::default(),
         }
     } else {

@@ -9,16 +9,18 @@ use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
 use plinth_core::consul;
 use plinth_core::health::Components;
+use plinth_core::identity::Identity;
 use tower::{Layer, ServiceBuilder};
 use utoipa::openapi::OpenApi;
 
 use crate::auth::{Auth, AuthError};
 use crate::health::{self, HealthState, Readiness};
 use crate::lifecycle::{Advertise, AdvertiseError, Shutdown};
+use crate::mtls::{Mtls, MtlsError};
 use crate::problem;
 use crate::server::{BoundListener, ServerError, TlsError, TlsSource};
 use crate::service::{Service, ServiceSettings};
-use crate::telemetry::{EdgeLayer, EdgeSettings, Metrics, inject_trace_context};
+use crate::telemetry::{EdgeLayer, EdgeSettings, Expiry, Metrics, inject_trace_context};
 use crate::{openapi, server};
 
 /// Deadline of one component check and the time for which a report is reused.
@@ -33,6 +35,8 @@ pub enum ContextError {
     Auth(#[from] AuthError),
     #[error("TLS cannot be set up")]
     Tls(#[from] TlsError),
+    #[error("mutual TLS cannot be set up")]
+    Mtls(#[from] MtlsError),
     #[error("metrics cannot be set up")]
     Metrics(#[from] prometheus::Error),
     #[error("the OpenAPI document cannot be written")]
@@ -63,6 +67,8 @@ pub struct Context {
     /// What must be so before `/health/ready` says 200.
     pub readiness: Readiness,
     pub started: Instant,
+    /// The service's identity, with mutual TLS.
+    pub mtls: Option<Mtls>,
     tls: Option<TlsSource>,
 }
 
@@ -80,9 +86,15 @@ impl Context {
         let consul = consul::Client::new(settings.consul.clone())
             .map_err(ContextError::Consul)?
             .with_header_hook(Arc::new(inject_trace_context));
-        let tls = match &settings.tls {
-            Some(tls) => Some(TlsSource::start(tls.clone(), &control)?),
+        let metrics = Metrics::new(service.name, service.version)?;
+        let mtls = match &settings.mtls {
+            Some(mtls) => Some(Mtls::start(mtls, service.name, &consul, &control).await?),
             None => None,
+        };
+        let tls = match (&settings.tls, &mtls) {
+            (_, Some(mtls)) => Some(TlsSource::mutual(mtls.clone())?),
+            (Some(tls), None) => Some(TlsSource::start(tls.clone(), &control)?),
+            (None, None) => None,
         };
         let auth = Auth::start(settings.auth.clone(), &control).await?;
         if auth.is_open() {
@@ -93,10 +105,15 @@ impl Context {
         }
         let components = Components::new(CHECK_TIMES.0, CHECK_TIMES.1);
         add_consul_check(&components, &consul);
+        if let Some(mtls) = &mtls {
+            mtls.register(&metrics.registry)?;
+            add_identity_check(&components, mtls.clone());
+        }
+        show_expiry(&metrics, tls.as_ref(), mtls.as_ref());
         Ok(Context {
             service: service.name,
             version: service.version,
-            metrics: Metrics::new(service.name, service.version)?,
+            metrics,
             advertise: settings.advertise.clone(),
             settings: Arc::new(settings),
             consul,
@@ -106,6 +123,7 @@ impl Context {
             components,
             readiness: Readiness::new(),
             started: Instant::now(),
+            mtls,
             tls,
         })
     }
@@ -141,6 +159,11 @@ impl Context {
         socket: std::net::TcpListener,
     ) -> Result<BoundListener, ServerError> {
         server::BoundListener::adopt(name, socket, self.tls.clone())
+    }
+
+    /// The service's identity for calls to other services, with mutual TLS.
+    pub fn identity(&self) -> Option<Identity> {
+        self.mtls.as_ref().map(|mtls| mtls.identity.clone())
     }
 
     /// The id under which a service that listens on `listen` registers itself: `service_id`, else
@@ -258,4 +281,26 @@ fn add_consul_check(components: &Components, consul: &consul::Client) {
             }
         }
     });
+}
+
+fn add_identity_check(components: &Components, mtls: Mtls) {
+    components.add("identity", false, move || {
+        let report = mtls.report(jiff::Timestamp::now());
+        async move { report }
+    });
+}
+
+fn show_expiry(metrics: &Metrics, tls: Option<&TlsSource>, mtls: Option<&Mtls>) {
+    let shown = |name: &str, at: Option<jiff::Timestamp>| {
+        at.map(|at| Expiry { name: name.to_owned(), at }).into_iter().collect()
+    };
+    if let Some(mtls) = mtls {
+        let identity = mtls.identity.clone();
+        metrics.certificates.add("mtls", move || {
+            let current = identity.current();
+            shown(current.id().map_or("default", |id| id.as_str()), current.expires())
+        });
+    } else if let Some(tls) = tls.cloned() {
+        metrics.certificates.add("tls", move || shown("default", tls.expires()));
+    }
 }

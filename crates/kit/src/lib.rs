@@ -11,6 +11,7 @@ mod context;
 pub mod health;
 mod healthcheck;
 pub mod lifecycle;
+pub mod mtls;
 pub mod openapi;
 pub mod outbound;
 pub mod problem;

@@ -11,6 +11,7 @@ use utoipa::openapi::OpenApi;
 
 use crate::auth::AuthSettings;
 use crate::lifecycle::{Advertise, ShutdownSettings, advertise_fault};
+use crate::mtls::MtlsSettings;
 use crate::server::{ServerSettings, TlsSettings};
 use crate::settings::Reader;
 use crate::telemetry::TelemetrySettings;
@@ -76,6 +77,7 @@ pub struct ServiceSettings {
     pub advertise: Advertise,
     pub auth: AuthSettings,
     pub tls: Option<TlsSettings>,
+    pub mtls: Option<MtlsSettings>,
     pub server: ServerSettings,
     pub telemetry: TelemetrySettings,
     pub consul: consul::Settings,
@@ -137,12 +139,14 @@ impl ServiceSettings {
             None => StatusListen::default(),
         };
         let consul = read_consul(reader);
+        let tls = service.port.and_then(|_| TlsSettings::read(reader));
         let settings = ServiceSettings {
+            mtls: MtlsSettings::read(reader, tls.is_some()),
             listen,
             status_listen,
             advertise: read_advertise(reader, listen, &consul),
             auth: AuthSettings::read(reader),
-            tls: service.port.and_then(|_| TlsSettings::read(reader)),
+            tls,
             server: ServerSettings::read(reader),
             telemetry: TelemetrySettings::read(reader, service.name, service.version),
             consul,

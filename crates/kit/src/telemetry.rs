@@ -3,6 +3,7 @@
 //! Logs and traces are process-wide and set up once, by `main` ([`Telemetry::init`]); metrics belong to a service
 //! and are passed in ([`Metrics`]), since several services may live in one process.
 
+mod certificates;
 mod ecs;
 mod edge;
 mod metrics;
@@ -22,6 +23,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::settings::Reader;
 
+pub use certificates::{Certificates, Expiry};
 pub use edge::{EdgeLayer, EdgeService, EdgeSettings};
 pub use metrics::{HttpMetrics, Metrics};
 pub use propagate::{inject_trace_context, remote_context};

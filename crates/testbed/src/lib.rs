@@ -14,6 +14,7 @@ pub mod postgres;
 pub mod process;
 pub mod rabbitmq;
 pub mod redis;
+pub mod tls;
 pub mod tools;
 pub mod upstream;
 

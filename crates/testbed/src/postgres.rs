@@ -9,17 +9,33 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::process::Process;
+use crate::tls::ServerFiles;
 use crate::{PortLease, eventually, tools};
 
 /// Durable settings as in production (fsync on), so that killing it tells the truth.
 pub struct Postgres {
     port: PortLease,
     folder: tempfile::TempDir,
+    tls: Option<ServerFiles>,
     process: Option<Process>,
 }
 
 impl Postgres {
     pub async fn start() -> Self {
+        Self::launch(false).await
+    }
+
+    /// Also takes sessions with TLS.
+    pub async fn start_with_tls() -> Self {
+        Self::launch(true).await
+    }
+
+    /// The authority of its certificate.
+    pub fn ca(&self) -> &Path {
+        &self.tls.as_ref().expect("started with TLS").ca
+    }
+
+    async fn launch(tls: bool) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         if let Some((user, group)) = tools::unprivileged_user() {
             std::os::unix::fs::chown(folder.path(), Some(user), Some(group))
@@ -29,7 +45,14 @@ impl Postgres {
         initdb.args(["--auth=trust", "--username=plinth", "--encoding=UTF8", "--no-sync", "-D"]);
         let output = initdb.arg(folder.path().join("data")).output().expect("initdb runs");
         assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
-        let mut postgres = Self { port: PortLease::take(), folder, process: None };
+        let tls = tls.then(|| ServerFiles::write(folder.path()));
+        if let (Some(ServerFiles { cert, key, .. }), Some((user, group))) = (&tls, tools::unprivileged_user())
+        {
+            for file in [cert, key] {
+                std::os::unix::fs::chown(file, Some(user), Some(group)).expect("chown of a PEM file");
+            }
+        }
+        let mut postgres = Self { port: PortLease::take(), folder, tls, process: None };
         postgres.start_again().await;
         postgres
     }
@@ -48,6 +71,10 @@ impl Postgres {
         let mut command = as_server_user(&program("postgres"));
         command.arg("-D").arg(self.folder.path().join("data")).args(["-h", "127.0.0.1", "-k", ""]);
         command.args(["-p", &self.port.port().to_string()]);
+        if let Some(ServerFiles { cert, key, .. }) = &self.tls {
+            command.args(["-c", "ssl=on", "-c"]).arg(format!("ssl_cert_file={}", cert.display()));
+            command.arg("-c").arg(format!("ssl_key_file={}", key.display()));
+        }
         // A killed server may leave shared memory of its children for a moment; PostgreSQL refuses until it is gone.
         let pid_file = self.folder.path().join("data/postmaster.pid");
         if pid_file.exists() {

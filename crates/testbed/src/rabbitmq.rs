@@ -1,7 +1,7 @@
 //! A private RabbitMQ broker.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::process::Process;
+use crate::tls::ServerFiles;
 use crate::{PortLease, eventually, tools};
 
 /// Its own epmd too, so that nothing of it outlives the test. User guest/guest, loopback only.
@@ -16,12 +17,28 @@ pub struct Rabbit {
     pub addr: SocketAddr,
     ports: [PortLease; 3],
     folder: tempfile::TempDir,
+    tls: Option<(ServerFiles, PortLease)>,
     broker: Option<Process>,
     _epmd: Process,
 }
 
 impl Rabbit {
     pub async fn start() -> Self {
+        Self::launch(false).await
+    }
+
+    /// Also with a listener for TLS.
+    pub async fn start_with_tls() -> Self {
+        Self::launch(true).await
+    }
+
+    /// `amqps://`, and the authority of its certificate.
+    pub fn tls(&self) -> (String, &Path) {
+        let (files, port) = self.tls.as_ref().expect("started with TLS");
+        (format!("amqps://guest:guest@localhost:{}/%2f", port.port()), &files.ca)
+    }
+
+    async fn launch(tls: bool) -> Self {
         let ports: [PortLease; 3] = std::array::from_fn(|_| PortLease::take());
         let folder = tempfile::tempdir().expect("temporary folder");
         let epmd = tools::program("epmd", "PLINTH_TEST_EPMD_BIN", &[], "package erlang-base");
@@ -29,7 +46,8 @@ impl Rabbit {
         command.args(["-address", "127.0.0.1", "-port", &ports[2].port().to_string()]);
         let epmd = Process::spawn("epmd", command, folder.path());
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0].port()));
-        let mut rabbit = Self { addr, ports, folder, broker: None, _epmd: epmd };
+        let tls = tls.then(|| (ServerFiles::write(folder.path()), PortLease::take()));
+        let mut rabbit = Self { addr, ports, folder, tls, broker: None, _epmd: epmd };
         rabbit.start_again().await;
         rabbit
     }
@@ -73,6 +91,19 @@ impl Rabbit {
             .env("RABBITMQ_CONF_ENV_FILE", folder.join("none"))
             // Two busy-waiting schedulers would starve a two-core machine.
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none");
+        if let Some((ServerFiles { ca, cert, key }, port)) = &self.tls {
+            let config = folder.join("rabbitmq.conf");
+            let text = format!(
+                "listeners.ssl.1 = 127.0.0.1:{}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
+                 ssl_options.keyfile = {}\nssl_options.verify = verify_none\n",
+                port.port(),
+                ca.display(),
+                cert.display(),
+                key.display()
+            );
+            std::fs::write(&config, text).expect("rabbitmq.conf");
+            command.env("RABBITMQ_CONFIG_FILE", config);
+        }
         let process = self.broker.insert(Process::spawn("rabbitmq", command, folder));
         let addr = self.addr;
         eventually("RabbitMQ speaks AMQP", Duration::from_secs(90), || {

@@ -8,16 +8,20 @@ mod settings;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use plinth_core::consul::Client;
-use plinth_core::registration::{CheckSpec, Owner, Registrar, Registration, SelfRegistration, Timing};
+use plinth_core::registration::{
+    CheckSpec, Owner, Registrar, Registration, SelfRegistration, Timing, host_port,
+};
 use plinth_kit::lifecycle::{AdvertiseError, Shutdown, ShutdownSettings, Signals};
+use plinth_kit::mtls::{Mtls, MtlsError, MtlsSource};
+use plinth_kit::server::{
+    BoundListener, ServerError, ServerSettings, Stop, TlsError, TlsSource, serve as serve_http,
+};
 use plinth_kit::settings::{Faults, Reader, Sources, Wanted};
 use plinth_kit::{EXIT_SETTINGS, HealthcheckError, healthcheck};
-use tokio::net::TcpListener;
 
 pub use settings::Settings;
 
@@ -26,8 +30,12 @@ pub use settings::Settings;
 pub enum Error {
     #[error(transparent)]
     Settings(#[from] Faults),
-    #[error("cannot listen on {address}")]
-    Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Listen(#[from] ServerError),
+    #[error("mutual TLS cannot be set up")]
+    Mtls(#[from] MtlsError),
+    #[error("TLS cannot be set up")]
+    Tls(#[from] TlsError),
     #[error("cannot tell others where this is")]
     Advertise(#[from] AdvertiseError),
     #[error("cannot talk to Consul")]
@@ -76,13 +84,20 @@ fn try_run(arguments: Vec<String>) -> Result<(), Error> {
 /// # Errors
 /// The address cannot be bound, or others could not reach it.
 pub async fn serve(settings: Settings) -> Result<(), Error> {
-    let address = settings.listen;
-    let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
-    let address = listener.local_addr()?;
+    let consul = Client::new(settings.consul.clone())?;
+    // Without an identity nobody is served: the listener comes after it.
+    let tls = match &settings.mtls {
+        Some(mtls) => Some(TlsSource::mutual(
+            Mtls::start(mtls, &settings.name, &consul, &tokio::runtime::Handle::current()).await?,
+        )?),
+        None => None,
+    };
+    let listener = BoundListener::bind("http", settings.listen, tls).await?;
+    let (address, scheme) = (listener.address(), listener.scheme());
     let (host, port) = settings.advertise.endpoint(address)?;
     let id =
         settings.id.clone().unwrap_or_else(|| format!("{}-{}-{port}", settings.name, host.replace(':', "-")));
-    writeln!(std::io::stdout(), "demo-service: http listening on http://{address}")?;
+    writeln!(std::io::stdout(), "demo-service: http listening on {scheme}://{address}")?;
 
     let shutdown = Shutdown::new(ShutdownSettings {
         drain_delay: settings.drain,
@@ -91,24 +106,23 @@ pub async fn serve(settings: Settings) -> Result<(), Error> {
     // Installed before anybody can find this instance: a signal in between would end it without deregistering.
     let signals = tokio::spawn(Signals::install()?.stop(shutdown.clone()));
     let router = echo::router(echo::Identity { service: settings.name.clone(), instance: id.clone() });
-    let closing = shutdown.clone();
-    let server =
-        axum::serve(listener, router).with_graceful_shutdown(async move { closing.stopping().await });
-    let server = tokio::spawn(server.into_future());
+    let stop = Stop::default();
+    let server = tokio::spawn(serve_http(listener, router, ServerSettings::default(), stop.clone()));
 
     let registration = registration(&settings, id, host, port);
     let owner = Owner::process(format!("demo:{}", settings.name));
-    let registered =
-        SelfRegistration::start(Registrar::new(Client::new(settings.consul)?), registration, owner);
+    let registered = SelfRegistration::start(Registrar::new(consul), registration, owner);
 
     shutdown.draining().await;
     if let Err(error) = registered.deregister().await {
         // The health-aggregator finds out by itself; stopping must not depend on Consul.
         writeln!(std::io::stderr(), "demo-service: not deregistered: {}", plinth_core::error::chain(&error))?;
     }
+    shutdown.stopping().await;
+    stop.graceful.cancel();
     tokio::select! {
-        ended = server => ended.map_err(std::io::Error::other)??,
-        () = shutdown.aborting() => {}
+        ended = server => ended.map_err(std::io::Error::other)?,
+        () = shutdown.aborting() => stop.hard.cancel(),
     }
     signals.abort();
     Ok(())
@@ -118,8 +132,14 @@ fn registration(settings: &Settings, id: String, host: String, port: u16) -> Reg
     let mut registration = Registration::new(&settings.name, id, host, port);
     registration.tags = vec!["demo".to_owned()];
     registration.metadata.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
+    let path = match &settings.mtls {
+        Some(_) => format!("https://{}/health", host_port(&registration.address, port)),
+        None => "/health".to_owned(),
+    };
+    let connect = settings.mtls.as_ref().map(|mtls| &mtls.source);
+    registration.connect_native = matches!(connect, Some(MtlsSource::Connect { .. }));
     registration.check = CheckSpec::Http {
-        path: "/health".to_owned(),
+        path,
         method: None,
         headers: BTreeMap::new(),
         tls_skip_verify: false,

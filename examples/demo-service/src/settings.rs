@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use plinth_core::consul;
 use plinth_kit::lifecycle::Advertise;
+use plinth_kit::mtls::MtlsSettings;
 use plinth_kit::settings::Reader;
 
 /// What `demo-service --help` lists.
@@ -21,6 +22,7 @@ pub struct Settings {
     /// After SIGTERM: how long requests are still taken once the instance is out of the catalog.
     pub drain: Duration,
     pub consul: consul::Settings,
+    pub mtls: Option<MtlsSettings>,
 }
 
 impl Settings {
@@ -63,6 +65,7 @@ impl Settings {
                 Duration::from_secs(1),
             ),
             consul,
+            mtls: MtlsSettings::read(reader, false),
         }
     }
 }

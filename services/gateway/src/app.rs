@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::middleware;
+use plinth_core::consul::Address;
 use plinth_core::discovery::{Discovery, DiscoverySettings};
 use plinth_core::registration::{CheckSpec, Registration, Timing};
 use plinth_kit::lifecycle::Shutdown;
@@ -32,6 +33,9 @@ use crate::worker::{Shared, Workers};
 /// The service. It has listeners of its own; its runtime beside the workers is small.
 pub const SERVICE: Service =
     Service::new("gateway", env!("CARGO_PKG_VERSION")).document(admin::document).own_status(8007).threads(2);
+
+/// Name of the Status API's listener.
+const STATUS: &str = "status";
 
 /// A proxy listener, bound.
 struct Proxy {
@@ -68,6 +72,9 @@ async fn start_with(
     let hangup = reload::hangup()?;
     let rotated = reload::rotated()?;
     let certificates = certificates(&settings)?;
+    if let Some(certificates) = certificates.clone() {
+        context.metrics.certificates.add("proxy", move || certificates.expiries());
+    }
     let proxies = bind(&settings, certificates.as_ref(), &inherited)?;
     let metrics = Metrics::new(&context.metrics.registry, settings.workers)?;
     let discovery = Discovery::start(context.consul.clone(), DiscoverySettings::default(), &context.control);
@@ -80,7 +87,8 @@ async fn start_with(
         control: context.control.clone(),
         options: plugins::Options { node, ..settings.plugins.clone() },
     };
-    let compiler = Compiler::new(plugins::Runtime::new(env)?, discovery.clone(), settings.resolve.clone())?;
+    let runtime = plugins::Runtime::new(env)?;
+    let compiler = Compiler::new(runtime, discovery.clone(), settings.resolve.clone(), context.identity())?;
     let shared = Arc::new(Shared::new(Arc::new(compiler.empty()?), settings.data_plane.clone()));
     let stats = (0..settings.workers).filter_map(|index| metrics.worker(index)).collect();
     let workers = Arc::new(Workers::start(shared, stats).map_err(Error::Worker)?);
@@ -90,7 +98,13 @@ async fn start_with(
     }
     let secrets = plinth_kong::Secrets::required(|name| std::env::var(name).ok());
     let store = match &settings.config {
-        ConfigSource::Store(store) => Some(Store::new(store)?),
+        ConfigSource::Store(store) => {
+            if context.mtls.is_some() && !matches!(store.address, Address::Https(_)) {
+                let why = "must be https:// with mtls.source: services talk to each other over TLS";
+                return Err(Faults::one(context.service, "config_service.url", why).into());
+            }
+            Some(Store::new(store, context.identity())?)
+        }
         _ => None,
     };
     let configurator =
@@ -292,7 +306,7 @@ async fn listen_control(
         builder = builder.http(listener, router);
     }
     if let Some(Listen { address, .. }) = settings.status {
-        let listener = control_listener(context, "status", address, inherited, listeners).await?;
+        let listener = control_listener(context, STATUS, address, inherited, listeners).await?;
         let bound = listener.address();
         builder = builder.http(listener, admin::status_routes(state.clone(), context.probe_routes()));
         return Ok((builder, Some(bound)));
@@ -308,8 +322,12 @@ async fn control_listener(
     inherited: &Inherited,
     listeners: &mut Listeners,
 ) -> Result<BoundListener, Error> {
+    // who probes and scrapes shows no certificate
+    let plain = name == STATUS;
     let listener = match inherited.take(address).into_iter().next() {
+        Some(socket) if plain => BoundListener::adopt(name, socket, None)?,
         Some(socket) => context.adopt(name, socket)?,
+        None if plain => BoundListener::bind(name, address, None).await?,
         None => context.bind_at(name, address).await?,
     };
     listeners.add(address, std::slice::from_ref(&listener)).map_err(HandoverError::Copy)?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use plinth_kit::telemetry::Expiry;
 use plinth_kong::Config;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -93,6 +94,22 @@ impl Certificates {
             }
         }
         Ok(Names(names))
+    }
+
+    /// When the certificates end: that of the settings and those of the configuration, each by its first name.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let of = |name: &str, pair: &CertifiedKey| {
+            let at = pair.cert.first().and_then(plinth_core::identity::expiry)?;
+            Some(Expiry { name: name.to_owned(), at })
+        };
+        let names = self.names.load();
+        let mut sorted: Vec<_> = names.0.iter().collect();
+        sorted.sort_by_key(|(name, _)| name.as_str());
+        let mut seen = std::collections::HashSet::new();
+        let shown = sorted.into_iter().filter(|(_, pair)| seen.insert(Arc::as_ptr(pair)));
+        let named: Vec<Expiry> = shown.filter_map(|(name, pair)| of(name, pair)).collect();
+        of("default", &self.fallback).into_iter().chain(named).collect()
     }
 
     /// New handshakes use these names.

@@ -32,7 +32,7 @@ pub use connection::{Connection, Limits, Pump};
 pub use error::Fault;
 pub use pool::{PoolKey, PoolSettings, Pools};
 pub use request::{BodyTooLarge, Coding, Piece, RequestBody, TooLong, Ungathered};
-pub use tls::{TlsSettingsError, TlsSpec, TlsTarget};
+pub use tls::{TlsSettingsError, TlsSpec, TlsTarget, mesh_service};
 
 use body::{Decoding, Home};
 use head::{Asked, Framing};

@@ -12,10 +12,11 @@ use foldhash::fast::RandomState;
 
 use plinth_core::discovery::Discovery;
 use plinth_core::health::Prober;
+use plinth_core::identity::Identity;
 use plinth_kong::{Config, Route, Service};
 use uuid::Uuid;
 
-use crate::client::{TlsSpec, TlsTarget};
+use crate::client::{TlsSettingsError, TlsSpec, TlsTarget, mesh_service};
 use crate::error::Error;
 use crate::plugins;
 use crate::router::Router;
@@ -44,6 +45,8 @@ pub struct Compiler {
     resolve: ResolveSettings,
     dns: Dns,
     prober: Prober,
+    /// Shown to upstreams that are services of the mesh.
+    identity: Option<Identity>,
     running: BTreeMap<String, Running>,
     tls: TlsTargets,
     generation: u64,
@@ -83,6 +86,7 @@ impl Compiler {
         plugins: plugins::Runtime,
         discovery: Discovery,
         resolve: ResolveSettings,
+        identity: Option<Identity>,
     ) -> Result<Self, Error> {
         let dns = Dns::new(&resolve.dns, resolve.dns_timeout).map_err(Error::Dns)?;
         Ok(Self {
@@ -90,7 +94,8 @@ impl Compiler {
             discovery,
             resolve,
             dns,
-            prober: Prober::new(),
+            prober: Prober::new().with_identity(identity.clone()),
+            identity,
             running: BTreeMap::new(),
             tls: BTreeMap::new(),
             generation: 0,
@@ -328,19 +333,31 @@ impl Compiler {
         }
     }
 
+    fn tls_target(&self, spec: &TlsSpec) -> Result<TlsTarget, TlsSettingsError> {
+        match (&spec.mesh, &self.identity) {
+            (None, _) => TlsTarget::new(spec),
+            (Some(service), Some(identity)) => TlsTarget::mesh(spec, service, identity),
+            (Some(_), None) => Err(TlsSettingsError::Tag {
+                tag: "plinth.mtls".to_owned(),
+                why: "this gateway has no identity: set mtls.source",
+            }),
+        }
+    }
+
     /// TLS settings of all services that speak it; unchanged ones keep their identity and with it their connections.
     fn tls_targets(&self, config: &Config) -> Result<TlsTargets, Error> {
         let mut targets = BTreeMap::new();
-        for service in config.services.iter().filter(|service| service.protocol.is_tls()) {
-            let spec = tls_spec(config, service);
-            let target =
-                match self.tls.get(&service.id) {
-                    Some((before, target)) if *before == spec => target.clone(),
-                    _ => Arc::new(TlsTarget::new(&spec).map_err(|source| Error::UpstreamTls {
-                        service: service.label().to_owned(),
-                        source,
-                    })?),
-                };
+        for service in &config.services {
+            let failed = |source| Error::UpstreamTls { service: service.label().to_owned(), source };
+            let mesh = mesh_service(&service.tags, &service.host).map_err(failed)?;
+            if mesh.is_none() && !service.protocol.is_tls() {
+                continue;
+            }
+            let spec = TlsSpec { mesh, ..tls_spec(config, service) };
+            let target = match self.tls.get(&service.id) {
+                Some((before, target)) if *before == spec => target.clone(),
+                _ => Arc::new(self.tls_target(&spec).map_err(failed)?),
+            };
             targets.insert(service.id, (spec, target));
         }
         Ok(targets)
@@ -388,5 +405,6 @@ fn tls_spec(config: &Config, service: &Service) -> TlsSpec {
         authorities: service.ca_certificates.iter().filter_map(authority).collect(),
         client: own.map(|own| (own.cert.clone(), own.key.clone())),
         http2: service.protocol.is_grpc(),
+        mesh: None,
     }
 }

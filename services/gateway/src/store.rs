@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use aws_lc_rs::digest;
 use plinth_core::config_client::{ConfigClient, ConfigSettings, Expect, Item, Known, Written};
 use plinth_core::consul::Address;
+use plinth_core::identity::Identity;
 use plinth_kit::settings::Secret;
 use plinth_kong::Format;
 use serde::{Deserialize, Serialize};
@@ -93,11 +94,12 @@ impl Store {
     ///
     /// # Errors
     /// Settings the client cannot use.
-    pub fn new(settings: &StoreSettings) -> Result<Self, Error> {
+    pub fn new(settings: &StoreSettings, identity: Option<Identity>) -> Result<Self, Error> {
         let mut client = ConfigSettings::new(settings.address.clone(), settings.namespace.clone());
         client.environment.clone_from(&settings.environment);
         client.token.clone_from(&settings.token);
         client.ca_cert.clone_from(&settings.ca_cert);
+        client.identity = identity;
         Ok(Self {
             client: ConfigClient::new(client)?,
             key: settings.key.clone(),

@@ -32,7 +32,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let me = context.service_id(listener.address()).map_err(|error| Error::Start(error.into()))?;
     let (catalog_sender, catalog) = watch::channel(None);
     let (member_sender, members) = watch::channel(Members::default());
-    let prober = Prober::new();
+    let prober = Prober::new().with_identity(context.identity());
     let state = AppState {
         me: me.clone(),
         warden: Arc::new(Mutex::new(Warden::new(me.clone(), settings.thresholds))),
@@ -52,7 +52,9 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         catalog: catalog.clone(),
         members,
     };
-    let looks = Looks { me, interval: settings.member_interval, failures: settings.member_failures, prober };
+    let mesh = context.mtls.is_some();
+    let looks =
+        Looks { me, mesh, interval: settings.member_interval, failures: settings.member_failures, prober };
     let router = context
         .router(Routes::new(routes::router(state)), routes::document())
         .map_err(|error| Error::Start(error.into()))?;

@@ -51,7 +51,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let app = AppBuilder::new(&context)
         .http(listener, router)
         .task("directory", |stop| directory::follow(consul, publisher, stop))
-        .task("probe times", |stop| probes(&registry).run(stop))
+        .task("probe times", |stop| probes(&registry, &context).run(stop))
         .task("gauges", |stop| gauges(Arc::clone(&registry), stop))
         .task("readiness", |stop| meet(Arc::clone(&registry), known, stop));
     app.start().await.map_err(Error::start)
@@ -66,7 +66,7 @@ fn start_discovery(settings: &Settings, context: &Context) -> Discovery {
     Discovery::start(context.consul.clone(), watching, &context.control)
 }
 
-fn probes(registry: &Registry) -> Probes {
+fn probes(registry: &Registry, context: &Context) -> Probes {
     Probes {
         discovery: registry.discovery.clone(),
         answers: Arc::clone(&registry.answers),
@@ -74,6 +74,7 @@ fn probes(registry: &Registry) -> Probes {
         interval: registry.settings.probe_times_every,
         idle: registry.settings.watch_idle,
         token: registry.settings.aggregator_token.clone(),
+        identity: context.identity(),
     }
 }
 

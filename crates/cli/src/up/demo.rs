@@ -16,7 +16,7 @@ use serde_json::json;
 use plinth_core::consul::{Client, Read};
 
 use crate::api::Api;
-use crate::commands::{Access, Output};
+use crate::commands::{Access, ClientTls, Output};
 use crate::failure::Failure;
 
 /// How long the printed token is valid.
@@ -43,9 +43,13 @@ pub struct Demo {
 impl Demo {
     /// Waits until every instance is in the catalog and both services are reached through the gateway.
     pub async fn routed(&self, consul: &Client, proxy: &str, data_dir: &Path) -> Result<(), Failure> {
-        let access =
-            Access { token: Some(self.token.clone()), data_dir: data_dir.to_owned(), output: Output::Json };
-        let gateway = Api::new(proxy, &access)?;
+        let access = Access {
+            token: Some(self.token.clone()),
+            data_dir: data_dir.to_owned(),
+            output: Output::Json,
+            tls: ClientTls::default(),
+        };
+        let gateway = Api::new(proxy, "gateway", &access)?;
         let end = tokio::time::Instant::now() + REACH_LIMIT;
         loop {
             match reach(consul, &gateway).await {

@@ -11,10 +11,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{ConfigSettings, Item};
 use crate::Error;
 use crate::consul::duration;
+use crate::identity::Callee;
 use crate::transport::{Outgoing, TlsSettings, Transport, path_only};
 
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 const KEY: &AsciiSet = &SEGMENT.remove(b'/');
+/// Name of the service, which its certificate must hold.
+const SERVICE: &str = "config-service";
 const MAX_ANSWER: usize = 4 << 20;
 const MAX_ERROR_TEXT: usize = 4096;
 
@@ -35,7 +38,8 @@ pub(super) struct Answer {
 
 impl Remote {
     pub(super) fn new(settings: &ConfigSettings) -> Result<Self, Error> {
-        let tls = TlsSettings { ca_cert: settings.ca_cert.clone(), ..TlsSettings::default() };
+        let mesh = settings.identity.clone().map(|identity| (identity, Callee::service(SERVICE)));
+        let tls = TlsSettings { ca_cert: settings.ca_cert.clone(), mesh, ..TlsSettings::default() };
         let authorization = match &settings.token {
             Some(token) => Some(bearer(token.expose())?),
             None => None,

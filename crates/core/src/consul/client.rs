@@ -51,6 +51,7 @@ impl Client {
             ca_cert: settings.ca_cert.clone(),
             client_cert: settings.client_cert.clone(),
             client_key: settings.client_key.clone(),
+            mesh: None,
         };
         let namespace = match &settings.namespace {
             Some(text) => Some(HeaderValue::from_str(text).map_err(|_| Error::Setting {

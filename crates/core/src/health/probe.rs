@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Status;
-use connect::{Roots, Trust};
+use crate::identity::Identity;
+use connect::{Believed, Roots, Trust};
 
 /// Longest `output`, bytes: what Consul keeps of an answer's body.
 pub const OUTPUT_LIMIT: usize = 4096;
@@ -101,6 +102,7 @@ impl Finding {
 #[derive(Debug, Clone, Default)]
 pub struct Prober {
     roots: Arc<Roots>,
+    identity: Option<Identity>,
 }
 
 impl Prober {
@@ -108,26 +110,52 @@ impl Prober {
         Self::default()
     }
 
+    /// Shows this identity to targets that ask for one. Where the service that is behind a target is known
+    /// ([`Prober::probe_service`]) its certificate may also be one that the identity's roots verify for that service.
+    #[must_use]
+    pub fn with_identity(mut self, identity: Option<Identity>) -> Self {
+        self.identity = identity;
+        self
+    }
+
     /// Looks once. Name resolution, connection, TLS and answer together get `timeout`.
     pub async fn probe(&self, target: &ProbeTarget, timeout: Duration) -> ProbeOutcome {
-        self.look(target, None, timeout).await
+        self.look(target, None, None, timeout).await
+    }
+
+    /// Looks once at an instance of a service.
+    pub async fn probe_service(
+        &self,
+        service: &str,
+        target: &ProbeTarget,
+        timeout: Duration,
+    ) -> ProbeOutcome {
+        self.look(target, None, Some(service), timeout).await
     }
 
     /// Looks once, at an address of the caller's; the target's own host and port are only what it is asked for.
     pub async fn probe_at(&self, at: &At, target: &ProbeTarget, timeout: Duration) -> ProbeOutcome {
-        self.look(target, Some(at), timeout).await
+        self.look(target, Some(at), None, timeout).await
     }
 
-    async fn look(&self, target: &ProbeTarget, at: Option<&At>, timeout: Duration) -> ProbeOutcome {
+    async fn look(
+        &self,
+        target: &ProbeTarget,
+        at: Option<&At>,
+        service: Option<&str>,
+        timeout: Duration,
+    ) -> ProbeOutcome {
         let started = Instant::now();
         let looking = async {
             match target {
-                ProbeTarget::Http { .. } => http::look(&self.roots, target, at).await,
+                ProbeTarget::Http { tls_skip_verify, ca, .. } => {
+                    let believed = self.believed(*tls_skip_verify, ca.as_ref(), service);
+                    http::look(&believed, target, at).await
+                }
                 ProbeTarget::Tcp { addr } => look_tcp(addr, at).await,
-                ProbeTarget::Grpc { addr, service, tls, tls_skip_verify } => {
-                    let trust = if *tls_skip_verify { Trust::Anyone } else { Trust::System };
-                    let asked = grpc::Asked { addr, service, trust: tls.then_some(trust), at };
-                    grpc::look(&self.roots, &asked).await
+                ProbeTarget::Grpc { addr, service: asked_for, tls, tls_skip_verify } => {
+                    let believed = tls.then(|| self.believed(*tls_skip_verify, None, service));
+                    grpc::look(&grpc::Asked { addr, service: asked_for, believed, at }).await
                 }
             }
         };
@@ -143,6 +171,18 @@ impl Prober {
             timed_out,
             http_status: finding.http_status,
         }
+    }
+}
+
+impl Prober {
+    fn believed(&self, skip_verify: bool, ca: Option<&PathBuf>, service: Option<&str>) -> Believed<'_> {
+        let trust = match (skip_verify, ca, service) {
+            (true, ..) => Trust::Anyone,
+            (false, Some(path), _) => Trust::File(path.clone()),
+            (false, None, Some(service)) if self.identity.is_some() => Trust::Service(service.to_owned()),
+            (false, None, _) => Trust::System,
+        };
+        Believed { trust, roots: &self.roots, identity: self.identity.as_ref() }
     }
 }
 

@@ -81,6 +81,7 @@ pub(super) fn service(registration: &Registration) -> AgentService {
         port: registration.port,
         weights: Weights { passing: registration.weight, warning: registration.weight },
         meta: service_meta(&registration.metadata),
+        connect: registration.connect_native.then(|| serde_json::json!({"Native": true})),
         ..AgentService::default()
     }
 }

@@ -31,6 +31,10 @@ pub struct Registration {
     /// Share of traffic relative to the other instances, 1 to 65535. Default 1.
     #[serde(default = "one")]
     pub weight: u32,
+    /// Takes the service mesh's connections itself: with a certificate of Consul's authority and Consul's intentions. Proxies
+    /// of the mesh find it by that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub connect_native: bool,
 }
 
 impl Registration {
@@ -51,6 +55,7 @@ impl Registration {
             check: CheckSpec::None,
             ttl: None,
             weight: 1,
+            connect_native: false,
         }
     }
 

@@ -8,6 +8,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::Error;
+use crate::identity::{Callee, Identity};
 
 /// PEM files. No `ca_cert`: the system's trust store.
 #[derive(Debug, Clone, Default)]
@@ -15,9 +16,14 @@ pub(crate) struct TlsSettings {
     pub ca_cert: Option<PathBuf>,
     pub client_cert: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
+    /// Who calls, and the service that must answer; the files above then have no say.
+    pub mesh: Option<(Identity, Callee)>,
 }
 
 pub(crate) fn client_config(settings: &TlsSettings) -> Result<ClientConfig, Error> {
+    if let Some((identity, callee)) = &settings.mesh {
+        return identity.client_config(callee.clone(), &[b"http/1.1"]);
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -11,15 +11,18 @@ use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use plinth_core::identity::Caller;
+
 use super::tls::TlsSource;
 use super::{BoundListener, Peer, ServerSettings};
+use crate::mtls::{Mtls, Rejection, handshake_reason};
 
 /// Pauses after a failed accept, for example for want of descriptors: from the first to the last.
 const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -107,27 +110,70 @@ impl Connection {
             tracing::debug!(%error, %address, "the connection ended before it began");
             return;
         }
-        let peer = Peer { address, tls: tls.is_some() };
-        let Some(tls) = tls else { return self.http(stream, peer, router).await };
+        let peer = Peer { address, tls: tls.is_some(), caller: None };
+        let Some(tls) = tls else { return self.http(stream, peer, None, router).await };
         let handshake = tokio::time::timeout(self.settings.handshake_timeout, tls.acceptor().accept(stream));
         let handshake = tokio::select! {
             handshake = handshake => handshake,
             () = self.stop.graceful.cancelled() => return,
         };
+        let failed = |reason: &str| {
+            if let Some(mtls) = tls.mtls() {
+                mtls.count_handshake(reason);
+            }
+        };
         match handshake {
-            Ok(Ok(stream)) => self.http(stream, peer, router).await,
-            Ok(Err(error)) => tracing::debug!(%error, %address, "TLS handshake failed"),
-            Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
+            Ok(Ok(stream)) => match tls.mtls() {
+                None => self.http(stream, peer, None, router).await,
+                Some(mtls) => self.admitted(stream, peer, mtls, router).await,
+            },
+            Ok(Err(error)) => {
+                failed(handshake_reason(&error));
+                tracing::debug!(%error, %address, "TLS handshake failed");
+            }
+            Err(_) => {
+                failed("timeout");
+                tracing::debug!(%address, "TLS handshake took too long");
+            }
         }
     }
 
-    async fn http<I>(&self, stream: I, peer: Peer, router: Router)
+    /// Serves a caller who may call; the connection of another one is closed before it is read from.
+    async fn admitted(
+        &self,
+        mut stream: tokio_rustls::server::TlsStream<TcpStream>,
+        peer: Peer,
+        mtls: &Mtls,
+        router: Router,
+    ) {
+        let deciding = mtls.admit(stream.get_ref().1.peer_certificates());
+        let decided = tokio::select! {
+            decided = deciding => decided,
+            () = self.stop.graceful.cancelled() => return,
+        };
+        match decided {
+            Ok(caller) => {
+                let caller = caller.map(Arc::new);
+                let peer = Peer { caller: caller.clone(), ..peer };
+                let watched = caller.map(|caller| (mtls.clone(), caller));
+                self.http(stream, peer, watched, router).await;
+            }
+            Err(rejection) => {
+                refused(&rejection, peer.address);
+                // With TLS 1.3 the caller's handshake is over by now: it is told that this is the end.
+                let _gone = stream.shutdown().await;
+            }
+        }
+    }
+
+    async fn http<I>(&self, stream: I, peer: Peer, watched: Option<(Mtls, Arc<Caller>)>, router: Router)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let address = peer.address;
         let handler = hyper::service::service_fn(move |request: http::Request<Incoming>| {
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(peer.clone());
             let mut router = router.clone();
             async move {
                 std::future::poll_fn(|cx| Service::<Request>::poll_ready(&mut router, cx)).await?;
@@ -136,6 +182,12 @@ impl Connection {
         });
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), handler));
         let mut stopping = pin!(self.stop.graceful.cancelled());
+        let mut revoked = pin!(async {
+            match &watched {
+                Some((mtls, caller)) => mtls.revoked(caller).await,
+                None => std::future::pending().await,
+            }
+        });
         let mut told = false;
         let ended = loop {
             tokio::select! {
@@ -144,12 +196,21 @@ impl Connection {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                rejection = revoked.as_mut(), if !told => {
+                    told = true;
+                    refused(&rejection, address);
+                    connection.as_mut().graceful_shutdown();
+                }
                 () = self.stop.hard.cancelled() => return,
             }
         };
         if let Err(error) = ended {
             // Clients come and go; their broken connections are no event of this service.
-            tracing::debug!(error = crate::problem::chain(&*error), address = %peer.address, "connection ended");
+            tracing::debug!(error = crate::problem::chain(&*error), %address, "connection ended");
         }
     }
+}
+
+fn refused(rejection: &Rejection, address: SocketAddr) {
+    tracing::warn!(%address, "connection refused: {}", crate::problem::chain(rejection));
 }

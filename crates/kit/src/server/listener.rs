@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
+use plinth_core::identity::Caller;
 use tokio::net::TcpListener;
 
 use super::tls::{TlsError, TlsSource};
@@ -19,11 +21,13 @@ pub enum ServerError {
 }
 
 /// Who is at the other end of a connection; an extension of every request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub address: SocketAddr,
     /// True when the connection is encrypted.
     pub tls: bool,
+    /// The caller's identity, with mutual TLS.
+    pub caller: Option<Arc<Caller>>,
 }
 
 /// A socket that is bound, so its port is known and clients may connect, but not yet served.

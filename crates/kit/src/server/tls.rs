@@ -5,12 +5,14 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio_rustls::TlsAcceptor;
 
+use crate::mtls::Mtls;
 use crate::settings::Reader;
 
 /// How often the files are looked at.
@@ -74,12 +76,18 @@ pub enum TlsError {
     Config(#[from] rustls::Error),
     #[error("the client authorities cannot be used")]
     ClientCa(#[from] rustls::server::VerifierBuilderError),
+    #[error("the service's identity cannot be used")]
+    Identity(#[source] plinth_core::Error),
 }
 
 /// The current TLS configuration of a listener. Clones share it; connections keep the one they began with.
 #[derive(Clone)]
 pub struct TlsSource {
     current: Arc<ArcSwap<ServerConfig>>,
+    /// Decides about callers; its configuration follows the identity by itself.
+    mtls: Option<Mtls>,
+    /// When the certificate of the files ends.
+    expires: Arc<Mutex<Option<jiff::Timestamp>>>,
 }
 
 impl TlsSource {
@@ -98,9 +106,28 @@ impl TlsSource {
         every: Duration,
     ) -> Result<TlsSource, TlsError> {
         let seen = times(&settings);
-        let current = Arc::new(ArcSwap::from_pointee(config(&settings)?));
-        handle.spawn(keep_fresh(Arc::downgrade(&current), settings, seen, every));
-        Ok(TlsSource { current })
+        let (config, ends) = config(&settings)?;
+        let (current, expires) = (Arc::new(ArcSwap::from_pointee(config)), Arc::new(Mutex::new(ends)));
+        handle.spawn(keep_fresh(Arc::downgrade(&current), expires.clone(), settings, seen, every));
+        Ok(TlsSource { current, mtls: None, expires })
+    }
+
+    /// TLS with the identity of a service and a decision about each caller.
+    ///
+    /// # Errors
+    /// An identity without a certificate.
+    pub fn mutual(mtls: Mtls) -> Result<TlsSource, TlsError> {
+        let current = Arc::new(ArcSwap::from_pointee(mtls.server_config().map_err(TlsError::Identity)?));
+        Ok(TlsSource { current, mtls: Some(mtls), expires: Arc::default() })
+    }
+
+    /// When the certificate of the files ends.
+    pub fn expires(&self) -> Option<jiff::Timestamp> {
+        *self.expires.lock()
+    }
+
+    pub(super) fn mtls(&self) -> Option<&Mtls> {
+        self.mtls.as_ref()
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
@@ -116,6 +143,7 @@ impl std::fmt::Debug for TlsSource {
 
 async fn keep_fresh(
     current: Weak<ArcSwap<ServerConfig>>,
+    expires: Arc<Mutex<Option<jiff::Timestamp>>>,
     settings: TlsSettings,
     mut seen: Vec<Option<SystemTime>>,
     every: Duration,
@@ -129,8 +157,9 @@ async fn keep_fresh(
         }
         // Whoever replaces the files may be half way: a pair that does not fit is tried again on the next look.
         match config(&settings) {
-            Ok(config) => {
+            Ok((config, ends)) => {
                 current.store(Arc::new(config));
+                *expires.lock() = ends;
                 seen = now;
                 tracing::info!(cert = %settings.cert.display(), "the TLS certificate has been read again");
             }
@@ -150,8 +179,9 @@ fn times(settings: &TlsSettings) -> Vec<Option<SystemTime>> {
         .collect()
 }
 
-fn config(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
+fn config(settings: &TlsSettings) -> Result<(ServerConfig, Option<jiff::Timestamp>), TlsError> {
     let chain = certificates(&settings.cert)?;
+    let ends = chain.first().and_then(plinth_core::identity::expiry);
     let key = PrivateKeyDer::from_pem_file(&settings.key)
         .map_err(|source| TlsError::Pem { path: settings.key.clone(), source })?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -170,7 +200,7 @@ fn config(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
     };
     let mut config = builder.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok((config, ends))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

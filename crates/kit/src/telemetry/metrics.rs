@@ -9,6 +9,7 @@ use prometheus::{
 
 use plinth_core::health::{CheckStatus, Components};
 
+use super::certificates::Certificates;
 use crate::health::Readiness;
 
 /// Buckets of request durations in seconds: half a millisecond to ten seconds, and long polls above.
@@ -24,6 +25,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     components: IntGaugeVec,
     ready: IntGauge,
+    /// When the certificates in use end.
+    pub certificates: Certificates,
 }
 
 /// Request counters and durations; labels are bounded: the method (other ones are `OTHER`), the route's pattern
@@ -76,7 +79,9 @@ impl Metrics {
         registry.register(Box::new(components.clone()))?;
         let ready = IntGauge::new("plinth_ready", "1 while /health/ready says yes, else 0")?;
         registry.register(Box::new(ready.clone()))?;
-        Ok(Metrics { registry, http, components, ready })
+        let certificates = Certificates::new()?;
+        registry.register(Box::new(certificates.clone()))?;
+        Ok(Metrics { registry, http, components, ready, certificates })
     }
 
     /// Takes over what `/health` and `/health/ready` say, before a scrape is answered.

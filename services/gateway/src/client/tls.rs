@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::upstream::CatalogName;
+use plinth_core::identity::{Callee, Identity};
 use plinth_core::tls::AnyCertificate;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -22,6 +24,17 @@ pub enum TlsSettingsError {
     /// The authorities cannot be used.
     #[error("bad CA certificates")]
     Authorities(#[from] rustls::client::VerifierBuilderError),
+    /// The gateway's identity cannot be used.
+    #[error("the gateway's identity cannot be used")]
+    Identity(#[source] plinth_core::Error),
+    /// A tag of the service that cannot be followed.
+    #[error("tag {tag:?}: {why}")]
+    Tag {
+        /// The tag.
+        tag: String,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// A PEM text.
     #[error("bad {what}")]
     Pem {
@@ -64,6 +77,8 @@ pub struct TlsSpec {
     pub client: Option<(String, String)>,
     /// Speak HTTP/2.
     pub http2: bool,
+    /// The service of the mesh that must answer, to whom the gateway shows its own identity; the above but for the host have then no say.
+    pub mesh: Option<String>,
 }
 
 impl TlsSpec {
@@ -77,6 +92,7 @@ impl TlsSpec {
             authorities: Vec::new(),
             client: None,
             http2: false,
+            mesh: None,
         }
     }
 }
@@ -90,13 +106,48 @@ impl std::fmt::Debug for TlsSpec {
     }
 }
 
+/// The service of the mesh that a Kong service leads to by its tag `plinth.mtls`, or `plinth.mtls:NAME` where the host does not name it.
+///
+/// # Errors
+/// A tag that begins with `plinth.` and is not that, or names no service.
+pub fn mesh_service(tags: &[String], host: &str) -> Result<Option<String>, TlsSettingsError> {
+    let mut found = None;
+    for tag in tags {
+        let Some(own) = tag.strip_prefix("plinth.") else { continue };
+        let bad = |why| TlsSettingsError::Tag { tag: tag.clone(), why };
+        let named = match own.split_once(':') {
+            None if own == "mtls" => CatalogName::of(host).map(|name| name.service),
+            Some(("mtls", name)) => Some(name.to_owned()).filter(|name| !name.is_empty()),
+            _ => return Err(bad("no such setting of a service: mtls")),
+        };
+        let named = named
+            .ok_or_else(|| bad("the host is not NAME.service.consul: name the service, plinth.mtls:NAME"))?;
+        if found.replace(named).is_some() {
+            return Err(bad("given twice"));
+        }
+    }
+    Ok(found)
+}
+
 impl TlsTarget {
+    /// Connections to a service of the mesh: with the gateway's identity, verified by the service's.
+    ///
+    /// # Errors
+    /// A host that is no name, or TLS that cannot be set up.
+    pub fn mesh(spec: &TlsSpec, service: &str, identity: &Identity) -> Result<Self, TlsSettingsError> {
+        let server_name = ServerName::try_from(spec.host.clone())
+            .map_err(|_| TlsSettingsError::ServerName(spec.host.clone()))?;
+        let alpn: &[u8] = if spec.http2 { b"h2" } else { b"http/1.1" };
+        let config =
+            identity.client_config(Callee::service(service), &[alpn]).map_err(TlsSettingsError::Identity)?;
+        Ok(Self { id: next_id(), server_name, config: Arc::new(config) })
+    }
+
     /// Reads the certificates and sets TLS up.
     ///
     /// # Errors
     /// When host, authorities or client certificate cannot be used.
     pub fn new(spec: &TlsSpec) -> Result<Self, TlsSettingsError> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let server_name = ServerName::try_from(spec.host.clone())
             .map_err(|_| TlsSettingsError::ServerName(spec.host.clone()))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -125,7 +176,7 @@ impl TlsTarget {
             }
         };
         config.alpn_protocols = vec![if spec.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), server_name, config: Arc::new(config) })
+        Ok(Self { id: next_id(), server_name, config: Arc::new(config) })
     }
 
     /// The name for a target.
@@ -133,6 +184,11 @@ impl TlsTarget {
     pub fn name_for(&self, target: &str) -> ServerName<'static> {
         ServerName::try_from(target.to_owned()).unwrap_or_else(|_| self.server_name.clone())
     }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn roots(authorities: &[String]) -> Result<RootCertStore, TlsSettingsError> {

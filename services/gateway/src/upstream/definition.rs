@@ -19,7 +19,7 @@ impl TargetSpec {
     /// The service name when the host is one of the catalog's: `[tag.]NAME.service[.DC].consul`.
     #[must_use]
     pub fn catalog_name(&self) -> Option<CatalogName> {
-        CatalogName::parse(&self.host)
+        CatalogName::of(&self.host)
     }
 }
 
@@ -33,7 +33,9 @@ pub struct CatalogName {
 }
 
 impl CatalogName {
-    fn parse(host: &str) -> Option<Self> {
+    /// Reads `[tag.]NAME.service[.DC].consul`.
+    #[must_use]
+    pub fn of(host: &str) -> Option<Self> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let labels: Vec<&str> = host.strip_suffix(".consul")?.split('.').collect();
         let (front, service) = match labels.as_slice() {
@@ -119,7 +121,7 @@ mod tests {
 
     #[test]
     fn catalog_names_are_told_from_others() {
-        let parse = |host| CatalogName::parse(host).map(|name| (name.service, name.tag));
+        let parse = |host| CatalogName::of(host).map(|name| (name.service, name.tag));
         let plain = |name: &str| Some((name.to_owned(), None));
         assert_eq!(parse("user-service.service.consul"), plain("user-service"));
         assert_eq!(parse("User-Service.Service.Consul."), plain("user-service"));

@@ -20,6 +20,8 @@ pub enum Watched {
 /// An instance that is probed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
+    /// The service that it is an instance of: what its certificate must say in the mesh.
+    pub service: String,
     pub probe: ProbeTarget,
     pub interval: Duration,
     pub timeout: Duration,
@@ -68,6 +70,7 @@ fn target(registration: &Registration) -> Option<Target> {
         },
     };
     Some(Target {
+        service: registration.service_name.clone(),
         probe,
         interval: timing.interval,
         timeout: timing.timeout,

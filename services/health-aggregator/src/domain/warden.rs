@@ -33,6 +33,7 @@ pub enum Action {
     Probe {
         id: Arc<str>,
         epoch: u64,
+        service: String,
         probe: ProbeTarget,
         timeout: Duration,
     },
@@ -274,8 +275,8 @@ impl Warden {
         let Some(case) = self.cases.get_mut(id).filter(|case| case.owned) else { return };
         let epoch = case.epoch;
         if let Some(target) = case.start_probe(now) {
-            let (probe, timeout) = (target.probe.clone(), target.timeout);
-            actions.push(Action::Probe { id: Arc::clone(id), epoch, probe, timeout });
+            let (service, probe, timeout) = (target.service.clone(), target.probe.clone(), target.timeout);
+            actions.push(Action::Probe { id: Arc::clone(id), epoch, service, probe, timeout });
         }
         let (Some(check), Some(status)) = (case.check(), case.status()) else { return };
         if case.writing || now < case.not_before {

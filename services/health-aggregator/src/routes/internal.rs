@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use futures_util::future::join_all;
-use plinth_core::health::{ProbeTarget, Status};
+use plinth_core::health::Status;
 use plinth_kit::auth::Caller;
 use plinth_kit::problem::{Json, Problem};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use crate::Error;
+use crate::domain::target::Target;
 
 /// Instances in one question.
 const MOST: usize = 16;
@@ -63,21 +64,24 @@ pub async fn probe(
     if question.service_ids.len() > MOST {
         return Err(Error::TooMany { most: MOST }.into());
     }
-    let targets: Vec<(String, ProbeTarget, Duration)> = {
+    let targets: Vec<(String, Target, Duration)> = {
         let warden = state.warden.lock();
         question
             .service_ids
             .into_iter()
             .filter_map(|id| {
                 let target = warden.case(&id)?.target()?;
-                let (probe, timeout) = (target.probe.clone(), target.timeout.min(LONGEST_PROBE));
-                Some((id, probe, timeout))
+                let timeout = target.timeout.min(LONGEST_PROBE);
+                Some((id, target.clone(), timeout))
             })
             .collect()
     };
     let looks = targets.into_iter().map(|(service_id, target, timeout)| {
         let prober = &state.prober;
-        async move { ProbeResult { service_id, status: prober.probe(&target, timeout).await.status } }
+        async move {
+            let found = prober.probe_service(&target.service, &target.probe, timeout).await;
+            ProbeResult { service_id, status: found.status }
+        }
     });
     Ok(Json(ProbeAnswer { results: join_all(looks).await }))
 }

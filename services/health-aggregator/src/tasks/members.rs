@@ -25,6 +25,8 @@ pub struct Members {
 
 pub struct Looks {
     pub me: String,
+    /// Replicas are spoken to with mutual TLS, whatever they are registered with.
+    pub mesh: bool,
     pub interval: Duration,
     pub failures: u32,
     pub prober: Prober,
@@ -46,7 +48,7 @@ pub async fn run(
     }
     loop {
         ticks.tick().await;
-        let peers = peers(&looks.me, &catalog);
+        let peers = peers(&looks, &catalog);
         silences.retain(|id, _| peers.iter().any(|peer| peer.id == *id));
         let timeout = looks.interval.min(Duration::from_secs(1));
         let answers = join_all(peers.iter().map(|peer| peer.is_alive(&looks.prober, timeout))).await;
@@ -76,13 +78,13 @@ pub async fn run(
     }
 }
 
-fn peers(me: &str, catalog: &channel::Receiver<Option<Catalog>>) -> Vec<Peer> {
+fn peers(looks: &Looks, catalog: &channel::Receiver<Option<Catalog>>) -> Vec<Peer> {
     let catalog = catalog.borrow();
     let documents = catalog.as_ref().map(|catalog| Arc::clone(&catalog.documents)).unwrap_or_default();
     documents
         .values()
         .map(|(document, _)| &document.registration)
-        .filter(|registration| registration.service_name == SERVICE && registration.service_id != me)
-        .map(Peer::of)
+        .filter(|registration| registration.service_name == SERVICE && registration.service_id != looks.me)
+        .map(|registration| Peer::of(registration, looks.mesh))
         .collect()
 }

@@ -98,9 +98,9 @@ impl Patrol {
         for action in actions {
             let patrol = self.clone();
             match action {
-                Action::Probe { id, epoch, probe, timeout } => {
+                Action::Probe { id, epoch, service, probe, timeout } => {
                     jobs.start(Some(Arc::clone(&id)), async move {
-                        patrol.probe(id, epoch, probe, timeout).await
+                        patrol.probe(id, epoch, (&service, &probe), timeout).await
                     });
                 }
                 Action::Write { id, check, from, to } => {
@@ -123,10 +123,16 @@ impl Patrol {
         }
     }
 
-    async fn probe(&self, id: Arc<str>, epoch: u64, probe: ProbeTarget, timeout: Duration) -> Done {
+    async fn probe(
+        &self,
+        id: Arc<str>,
+        epoch: u64,
+        (service, probe): (&str, &ProbeTarget),
+        timeout: Duration,
+    ) -> Done {
         // Never closed, so an error cannot come; the probe would then go on without a permit.
         let _permit = self.concurrency.acquire().await;
-        let outcome = self.prober.probe(&probe, timeout).await;
+        let outcome = self.prober.probe_service(service, probe, timeout).await;
         Done::Probed { id, epoch, outcome }
     }
 

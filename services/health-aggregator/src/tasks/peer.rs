@@ -21,11 +21,13 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The registration's own check tells whether the replica serves TLS.
-    pub fn of(registration: &Registration) -> Self {
+    /// The registration's own check tells whether the replica serves TLS. With mutual TLS (`mesh`) that is no question, and
+    /// the replica has to show that it is one.
+    pub fn of(registration: &Registration, mesh: bool) -> Self {
         let url = registration.check.target(&registration.address, registration.port).unwrap_or_default();
-        let scheme = if url.starts_with("https://") { "https" } else { "http" };
-        let tls_skip_verify = matches!(&registration.check, CheckSpec::Http { tls_skip_verify: true, .. });
+        let scheme = if mesh || url.starts_with("https://") { "https" } else { "http" };
+        let tls_skip_verify =
+            !mesh && matches!(&registration.check, CheckSpec::Http { tls_skip_verify: true, .. });
         let base = format!("{scheme}://{}", host_port(&registration.address, registration.port));
         Self { id: registration.service_id.clone(), base, tls_skip_verify }
     }
@@ -76,7 +78,7 @@ async fn answer<T: DeserializeOwned>(
     target: &ProbeTarget,
     timeout: Duration,
 ) -> Result<T, String> {
-    let outcome = prober.probe(target, timeout).await;
+    let outcome = prober.probe_service(SERVICE, target, timeout).await;
     if outcome.status != Status::Passing {
         return Err(outcome.output);
     }

@@ -86,6 +86,7 @@ impl ServiceDraft {
             check,
             ttl,
             weight: self.weight.unwrap_or(1),
+            connect_native: false,
         };
         faults.extend(registration.validate());
         if faults.is_empty() { Ok(Accepted { registration, initial }) } else { Err(faults) }

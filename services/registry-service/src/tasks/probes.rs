@@ -1,7 +1,6 @@
 //! Follows when instances were last probed: asks every passing health-aggregator in the background, for the services
 //! that were asked for lately. Requests never wait for it.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +8,10 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use plinth_core::discovery::Discovery;
+use plinth_core::discovery::{Discovery, Instance};
+use plinth_core::identity::{Identity, MeshConnector};
 use plinth_core::registration::host_port;
 use plinth_kit::settings::Secret;
 use tokio::time::MissedTickBehavior;
@@ -30,7 +29,7 @@ const MAX_ANSWER: usize = 8 << 20;
 /// Services per request, so that its line stays short.
 const SERVICES_PER_REQUEST: usize = 50;
 
-type Http = Client<HttpConnector, Empty<Bytes>>;
+type Http = Client<MeshConnector, Empty<Bytes>>;
 
 /// What the task works on.
 pub struct Probes {
@@ -41,6 +40,8 @@ pub struct Probes {
     /// A service nobody asked for this long is not followed any more.
     pub idle: Duration,
     pub token: Option<Secret>,
+    /// Who asks; then only over TLS, and only who shows that it is a health-aggregator.
+    pub identity: Option<Identity>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +64,8 @@ impl Probes {
     /// Runs until `stop`.
     ///
     /// # Errors
-    /// None: without answers the known times stay.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
+    /// TLS cannot be set up. Without answers the known times stay.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), plinth_core::Error> {
         if self.interval.is_zero() {
             return Ok(());
         }
@@ -72,7 +73,7 @@ impl Probes {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(2)
-            .build_http();
+            .build(MeshConnector::new(self.identity.as_ref(), AGGREGATOR, TIMEOUT)?);
         let mut timer = tokio::time::interval(self.interval);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let idle_rounds =
@@ -118,23 +119,18 @@ impl Probes {
         }
     }
 
-    /// `host:port` of every aggregator that passes its checks.
+    /// Where every aggregator that passes its checks answers.
     async fn aggregators(&self) -> Vec<String> {
         let Ok(snapshot) = self.discovery.service(AGGREGATOR).await else { return Vec::new() };
-        snapshot.passing().map(|instance| host_port(&instance.address, instance.port)).collect()
+        snapshot.passing().map(|instance| base(instance, self.identity.is_some())).collect()
     }
 
-    async fn ask(
-        &self,
-        http: &Http,
-        authority: &str,
-        services: &[Box<str>],
-    ) -> Result<ProbedInstances, Refusal> {
+    async fn ask(&self, http: &Http, base: &str, services: &[Box<str>]) -> Result<ProbedInstances, Refusal> {
         let query: Vec<String> = services
             .iter()
             .map(|name| format!("service={}", utf8_percent_encode(name, NON_ALPHANUMERIC)))
             .collect();
-        let uri = format!("http://{authority}/api/v1/health/instances?{}", query.join("&"));
+        let uri = format!("{base}/api/v1/health/instances?{}", query.join("&"));
         let mut request = http::Request::get(uri);
         if let Some(token) = &self.token {
             request = request.header(http::header::AUTHORIZATION, format!("Bearer {}", token.expose()));
@@ -150,4 +146,11 @@ impl Probes {
         })
         .await?
     }
+}
+
+/// `scheme://host:port`.
+fn base(instance: &Instance, mesh: bool) -> String {
+    let tls = mesh || instance.metadata.get("scheme").and_then(serde_json::Value::as_str) == Some("https");
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{}", host_port(&instance.address, instance.port))
 }

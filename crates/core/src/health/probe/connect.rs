@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -14,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::At;
+use crate::identity::{Callee, Identity};
 use crate::tls::AnyCertificate;
 
 /// Whom to believe who the target is.
@@ -21,8 +23,18 @@ use crate::tls::AnyCertificate;
 pub(super) enum Trust {
     System,
     File(PathBuf),
+    /// The instances of this service as the identity's roots verify them, else as [`Trust::System`].
+    Service(String),
     /// `tls_skip_verify`: anyone.
     Anyone,
+}
+
+/// Whom to believe and what that takes.
+pub(super) struct Believed<'a> {
+    pub trust: Trust,
+    pub roots: &'a Roots,
+    /// Shown to who asks for it.
+    pub identity: Option<&'a Identity>,
 }
 
 /// The system's trust store, read when the first probe needs it.
@@ -60,16 +72,43 @@ pub(super) async fn tcp(addr: &str, at: Option<&At>) -> io::Result<TcpStream> {
 pub(super) async fn tls(
     stream: TcpStream,
     host: &str,
-    trust: &Trust,
+    believed: &Believed<'_>,
     alpn: &[&[u8]],
-    roots: &Roots,
 ) -> io::Result<TlsStream<TcpStream>> {
+    let config = config(believed, alpn).await?;
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+async fn config(believed: &Believed<'_>, alpn: &[&[u8]]) -> io::Result<ClientConfig> {
+    let Believed { trust, roots, identity } = believed;
+    match (trust, identity) {
+        (Trust::Service(service), Some(identity)) => {
+            let callee = Callee::service(service.as_str());
+            // A machine without a trust store can still look at instances of the mesh.
+            let callee = match roots.system().await {
+                Ok(system) => {
+                    let provider = Arc::new(aws_lc_rs::default_provider());
+                    let system = WebPkiServerVerifier::builder_with_provider(system, provider).build();
+                    callee.or(system.map_err(io::Error::other)?)
+                }
+                Err(_) => callee,
+            };
+            return identity.client_config(callee, alpn).map_err(io::Error::other);
+        }
+        (Trust::Anyone, Some(identity)) => {
+            return identity.unverified_client_config(alpn).map_err(io::Error::other);
+        }
+        _ => {}
+    }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
     let mut config = match trust {
-        Trust::System => builder.with_root_certificates(roots.system().await?).with_no_client_auth(),
+        Trust::System | Trust::Service(_) => {
+            builder.with_root_certificates(roots.system().await?).with_no_client_auth()
+        }
         Trust::File(path) => builder.with_root_certificates(file_roots(path).await?).with_no_client_auth(),
         Trust::Anyone => builder
             .dangerous()
@@ -77,8 +116,7 @@ pub(super) async fn tls(
             .with_no_client_auth(),
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    Ok(config)
 }
 
 async fn file_roots(path: &Path) -> io::Result<RootCertStore> {

@@ -8,7 +8,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connect::{self, Roots, Trust};
+use super::connect::{self, Believed};
 use super::http::reason;
 use super::{At, Finding};
 use crate::health::Status;
@@ -24,13 +24,13 @@ pub(super) struct Asked<'a> {
     pub addr: &'a str,
     pub service: &'a str,
     /// With TLS: whom to believe.
-    pub trust: Option<Trust>,
+    pub believed: Option<Believed<'a>>,
     pub at: Option<&'a At>,
 }
 
-pub(super) async fn look(roots: &Roots, asked: &Asked<'_>) -> Finding {
+pub(super) async fn look(asked: &Asked<'_>) -> Finding {
     let subject = subject(asked.addr, asked.service);
-    match exchange(roots, asked).await {
+    match exchange(asked).await {
         Ok(Reported::Serving) => {
             Finding { status: Status::Passing, output: format!("{subject}: success"), http_status: None }
         }
@@ -65,17 +65,16 @@ impl Reported {
     }
 }
 
-async fn exchange(roots: &Roots, asked: &Asked<'_>) -> Result<Reported, String> {
-    let Asked { addr, service, trust, at } = asked;
-    let scheme = if trust.is_some() { "https" } else { "http" };
+async fn exchange(asked: &Asked<'_>) -> Result<Reported, String> {
+    let Asked { addr, service, believed, at } = asked;
+    let scheme = if believed.is_some() { "https" } else { "http" };
     let uri: Uri = format!("{scheme}://{addr}{PATH}").parse().map_err(|e| format!("not an address: {e}"))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let stream = connect::tcp(addr, *at).await.map_err(|e| e.to_string())?;
-    let Some(trust) = trust else { return answer(stream, uri, service).await };
+    let Some(believed) = believed else { return answer(stream, uri, service).await };
     let name = at.and_then(|at| at.server_name.as_deref()).unwrap_or(&host);
-    let stream = connect::tls(stream, name, trust, &[b"h2"], roots)
-        .await
-        .map_err(|e| format!("TLS handshake: {e}"))?;
+    let stream =
+        connect::tls(stream, name, believed, &[b"h2"]).await.map_err(|e| format!("TLS handshake: {e}"))?;
     answer(stream, uri, service).await
 }
 

@@ -1,7 +1,5 @@
 //! HTTP and HTTPS checks over HTTP/1.1.
 
-use std::path::PathBuf;
-
 use ::http::header::{ACCEPT, CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
 use ::http::{Method, Request, StatusCode, Uri};
 use bytes::Bytes;
@@ -10,18 +8,18 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connect::{self, Roots, Trust};
+use super::connect::{self, Believed};
 use super::{At, Finding, OUTPUT_LIMIT, ProbeTarget};
 use crate::health::Status;
 
 const USER_AGENT_VALUE: &str = concat!("plinth-health/", env!("CARGO_PKG_VERSION"));
 
-pub(super) async fn look(roots: &Roots, target: &ProbeTarget, at: Option<&At>) -> Finding {
-    let ProbeTarget::Http { url, method, headers, body, tls_skip_verify, ca } = target else {
+pub(super) async fn look(believed: &Believed<'_>, target: &ProbeTarget, at: Option<&At>) -> Finding {
+    let ProbeTarget::Http { url, method, headers, body, .. } = target else {
         return Finding::critical("not an HTTP target".to_owned());
     };
-    let asked = Asked { url, method, headers, body, trust: trust(*tls_skip_verify, ca.as_ref()), at };
-    match exchange(roots, &asked).await {
+    let asked = Asked { url, method, headers, body, believed, at };
+    match exchange(&asked).await {
         Ok((status, text)) => judged(url, method, status, &text),
         Err(reason) => Finding::critical(format!("HTTP {method} {url}: {reason}")),
     }
@@ -32,16 +30,8 @@ struct Asked<'a> {
     method: &'a str,
     headers: &'a [(String, String)],
     body: &'a str,
-    trust: Trust,
+    believed: &'a Believed<'a>,
     at: Option<&'a At>,
-}
-
-fn trust(skip_verify: bool, ca: Option<&PathBuf>) -> Trust {
-    match (skip_verify, ca) {
-        (true, _) => Trust::Anyone,
-        (false, Some(path)) => Trust::File(path.clone()),
-        (false, None) => Trust::System,
-    }
 }
 
 /// Consul's rules, but for redirects.
@@ -59,7 +49,7 @@ fn judged(url: &str, method: &str, status: StatusCode, text: &str) -> Finding {
 }
 
 /// The status and the beginning of the body.
-async fn exchange(roots: &Roots, asked: &Asked<'_>) -> Result<(StatusCode, String), String> {
+async fn exchange(asked: &Asked<'_>) -> Result<(StatusCode, String), String> {
     let uri: Uri = asked.url.parse().map_err(|e| format!("not a URL: {e}"))?;
     let tls = match uri.scheme_str() {
         Some("http") => false,
@@ -75,7 +65,7 @@ async fn exchange(roots: &Roots, asked: &Asked<'_>) -> Result<(StatusCode, Strin
     }
     let own = asked.at.and_then(|at| at.server_name.as_deref());
     let name = own.unwrap_or_else(|| host.trim_start_matches('[').trim_end_matches(']'));
-    let stream = connect::tls(stream, name, &asked.trust, &[b"http/1.1"], roots)
+    let stream = connect::tls(stream, name, asked.believed, &[b"http/1.1"])
         .await
         .map_err(|e| format!("TLS handshake: {e}"))?;
     answer(stream, request).await
