@@ -40,6 +40,11 @@ STAND_INS = {
     "prometheus": "prom/prometheus:v3.1.0",
     "alertmanager": "prom/alertmanager:v0.28.0",
 }
+# Programs copied into their images: the variable that names one, and where it is otherwise, in the cache.
+TAKEN = {
+    "consul": ("PLINTH_TEST_CONSUL_BIN", "tools/consul-1*/usr/bin/consul"),
+    "prometheus": ("PLINTH_TEST_PROMETHEUS_BIN", "tools/prometheus-*/usr/bin/prometheus"),
+}
 # The label that says what an image was built from, so that a change builds it anew.
 SOURCE_LABEL = "plinth.test.source"
 
@@ -265,8 +270,8 @@ class Engine:
                 continue
             with tempfile.TemporaryDirectory(prefix="plinth-image-", dir=_roomy()) as context:
                 shutil.copytree(folder, context, dirs_exist_ok=True)
-                if name == "consul":
-                    shutil.copy2(consul_program(), pathlib.Path(context) / "consul")
+                if name in TAKEN:
+                    shutil.copy2(taken_program(name), pathlib.Path(context) / name)
                 self.docker(
                     "build", "--network=host", "--label", f"{SOURCE_LABEL}={source}", "--tag", tag, context, timeout=900
                 )
@@ -327,12 +332,13 @@ def prebuilt_context(folder: pathlib.Path, programs: list[pathlib.Path]) -> None
         copy.chmod(0o755)
 
 
-def consul_program() -> pathlib.Path:
-    """Consul's program, which Debian has in its release before ours only: the one that the other tests use as well."""
-    given = os.environ.get("PLINTH_TEST_CONSUL_BIN")
-    found = [pathlib.Path(given)] if given else sorted(cache_folder().glob("tools/consul-*/usr/bin/consul"))
+def taken_program(name: str) -> pathlib.Path:
+    """A server's program that this Debian release does not have: the one that the other tests use as well."""
+    variable, pattern = TAKEN[name]
+    given = os.environ.get(variable)
+    found = [pathlib.Path(given)] if given else sorted(cache_folder().glob(pattern))
     if not found or not found[-1].is_file():
-        raise Missing("Consul's program is missing: `cargo xtask test` installs it, or name it in PLINTH_TEST_CONSUL_BIN")
+        raise Missing(f"the program {name} is missing: `cargo xtask test` installs it, or name it in {variable}")
     return found[-1]
 
 
