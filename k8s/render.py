@@ -36,7 +36,7 @@ BASE = chart.merged(
     {
         "consul": {"mode": "external", "address": "http://consul.consul:8500"},
         "postgresql": {"mode": "external"},
-        "redis": {"mode": "external", "host": "redis.redis"},
+        "redis": {"mode": "external"},
         "rabbitmq": {"mode": "external"},
     },
 )

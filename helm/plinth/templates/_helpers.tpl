@@ -114,9 +114,6 @@ http://{{ include "plinth.fullname" . }}-consul:8500
 {{- define "plinth.redis.secret" -}}
 {{- default (printf "%s-redis" (include "plinth.fullname" .)) .Values.redis.existingSecret -}}
 {{- end -}}
-{{- define "plinth.redis.host" -}}
-{{- if eq .Values.redis.mode "bundled" -}}{{ include "plinth.fullname" . }}-redis{{- else -}}{{ .Values.redis.host }}{{- end -}}
-{{- end -}}
 {{- define "plinth.rabbitmq.secret" -}}
 {{- default (printf "%s-rabbitmq" (include "plinth.fullname" .)) .Values.rabbitmq.existingSecret -}}
 {{- end -}}

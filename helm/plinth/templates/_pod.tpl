@@ -42,16 +42,10 @@ The environment of a service: settings by their own names. Values are plain; sec
 - name: {{ $p }}TRUSTED_IPS
   value: {{ join "," . | quote }}
 {{- end }}
-{{- if ne $v.redis.mode "none" }}
-# For {vault://env/redis-host} and the like in kong.yml: the only place that Kong's format can take a secret from.
-- name: REDIS_HOST
-  value: {{ include "plinth.redis.host" $root | quote }}
-- name: REDIS_PORT
-  value: {{ $v.redis.port | quote }}
-{{- if or (eq $v.redis.mode "bundled") $v.redis.existingSecret }}
+{{- if or (eq $v.redis.mode "bundled") (and (eq $v.redis.mode "external") $v.redis.existingSecret) }}
+# For {vault://env/redis-password} in kong.yml: the only place that Kong's format can take a secret from.
 - name: REDIS_PASSWORD
   valueFrom: { secretKeyRef: { name: {{ include "plinth.redis.secret" $root }}, key: {{ $v.redis.secretKey }} } }
-{{- end }}
 {{- end }}
 {{- else }}
 - name: {{ $p }}LISTEN

@@ -15,9 +15,6 @@
 {{- if and (eq $v.rabbitmq.mode "external") (not $v.rabbitmq.existingSecret) -}}
 {{- $wrong = append $wrong (printf "rabbitmq.existingSecret is missing: rabbitmq.mode is external; name a Secret whose key %s holds amqp://user:password@host/vhost" $v.rabbitmq.secretKey) -}}
 {{- end -}}
-{{- if and (eq $v.redis.mode "external") (not $v.redis.host) -}}
-{{- $wrong = append $wrong "redis.host is missing: redis.mode is external" -}}
-{{- end -}}
 {{- if and (eq $v.consul.mode "external") (not $v.consul.address) -}}
 {{- $wrong = append $wrong "consul.address is missing: consul.mode is external; give http://host:8500 or https://host:8501" -}}
 {{- end -}}
@@ -31,12 +28,14 @@
 {{- $wrong = append $wrong (printf "gateway.config.kong is not YAML: %s" $kong.Error) -}}
 {{- else if not (hasKey $kong "_format_version") -}}
 {{- $wrong = append $wrong "gateway.config.kong has no _format_version, so it is no declarative configuration of Kong" -}}
-{{- else if eq $v.redis.mode "none" -}}
-{{- if include "plinth.redisWithoutHost" $kong -}}
-{{- $wrong = append $wrong "gateway.config.kong has a plugin with policy redis, but redis.mode is none: set redis.mode=bundled or external, name the Redis in the plugin, or use policy local" -}}
+{{- else -}}
+{{- $bundled := printf "%s-redis" (include "plinth.fullname" .) -}}
+{{- range $host := include "plinth.redisHosts" $kong | trim | splitList " " | uniq | compact -}}
+{{- if eq $v.redis.mode "none" -}}
+{{- $wrong = append $wrong "gateway.config.kong has a plugin with policy redis, but redis.mode is none: set redis.mode=bundled or external, or use policy local" -}}
+{{- else if and (eq $v.redis.mode "bundled") (ne $host $bundled) -}}
+{{- $wrong = append $wrong (printf "gateway.config.kong has a plugin with policy redis and host %s, but the bundled Redis is %s: name that one, or set redis.mode=external" $host $bundled) -}}
 {{- end -}}
-{{- if contains "vault://env/redis-" (toJson $kong) -}}
-{{- $wrong = append $wrong "gateway.config.kong takes {vault://env/redis-...} from the environment, but redis.mode is none, so it is not there" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -96,14 +95,12 @@
 {{- end -}}
 {{- end -}}
 
-{{/* "x" when a plugin anywhere in a Kong document has policy redis and names no Redis. */}}
-{{- define "plinth.redisWithoutHost" -}}
+{{/* Hosts of Redis that plugins with policy redis name, anywhere in a Kong document; "none" for one that names none. */}}
+{{- define "plinth.redisHosts" -}}
 {{- if kindIs "map" . -}}
-{{- if eq (toString (get . "policy")) "redis" -}}
-{{- if not (or (get . "redis_host") (dig "redis" "host" "" .)) -}}x{{- end -}}
-{{- end -}}
-{{- range $_, $value := . -}}{{ include "plinth.redisWithoutHost" $value }}{{- end -}}
+{{- if eq (toString (get . "policy")) "redis" }} {{ default (default "none" (get . "redis_host")) (dig "redis" "host" "" .) }} {{ end -}}
+{{- range $_, $value := . -}}{{ include "plinth.redisHosts" $value }}{{- end -}}
 {{- else if kindIs "slice" . -}}
-{{- range . -}}{{ include "plinth.redisWithoutHost" . }}{{- end -}}
+{{- range . -}}{{ include "plinth.redisHosts" . }}{{- end -}}
 {{- end -}}
 {{- end -}}

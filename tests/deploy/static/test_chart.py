@@ -208,7 +208,6 @@ REFUSED = {
     "autoscaler on SQLite": ({"postgresql": {"mode": "none"}, "config": {"replicas": 1}}, "config.autoscaling.enabled=false"),
     "no PostgreSQL URL": ({"postgresql": {"mode": "external"}}, "postgresql.existingSecret is missing"),
     "no RabbitMQ URL": ({"rabbitmq": {"mode": "external"}}, "rabbitmq.existingSecret is missing"),
-    "no Redis host": ({"redis": {"mode": "external"}}, "redis.host is missing"),
     "no Consul address": ({"consul": {"mode": "external"}}, "consul.address is missing"),
     "token for the bundled Consul": ({"consul": {"token": {"existingSecret": "t"}}}, "set consul.mode=external"),
     "shared limits without Redis": (
@@ -222,7 +221,14 @@ REFUSED = {
         },
         "policy redis, but redis.mode is none",
     ),
-    "variables of Redis without Redis": ({"redis": {"mode": "none"}, "gateway": {"config": {"kong": chart.KONG}}}, "vault://env/redis-"),
+    "another Redis than the bundled one": (
+        {"gateway": {"config": {"kong": chart.KONG.replace("plinth-redis", "redis")}}},
+        "host redis, but the bundled Redis is plinth-redis",
+    ),
+    "the seed's old fields": (
+        {"gateway": {"config": {"kong": (chart.ROOT / "infrastructure/kong/kong.yml").read_text()}}},
+        "the bundled Redis is plinth-redis",
+    ),
     "kong.yml is no YAML": ({"gateway": {"config": {"kong": "a: ["}}}, "gateway.config.kong is not YAML"),
     "kong.yml is no Kong file": ({"gateway": {"config": {"kong": "a: 1\n"}}}, "_format_version"),
     "two sources of kong.yml": ({"gateway": {"config": {"existingConfigMap": "a", "existingSecret": "b"}}}, "give one of them"),
@@ -250,8 +256,8 @@ def test_what_cannot_work_is_refused_with_its_reason(case):
 
 
 def test_all_faults_are_told_at_once():
-    text = chart.refusal({"postgresql": {"mode": "external"}, "redis": {"mode": "external"}, "consul": {"mode": "external"}})
-    for name in ("postgresql.existingSecret", "redis.host", "consul.address"):
+    text = chart.refusal({"postgresql": {"mode": "external"}, "rabbitmq": {"mode": "external"}, "consul": {"mode": "external"}})
+    for name in ("postgresql.existingSecret", "rabbitmq.existingSecret", "consul.address"):
         assert name in text
 
 

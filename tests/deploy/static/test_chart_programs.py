@@ -16,7 +16,7 @@ from support import chart
 
 PREFIX = {"registry": "PLINTH_REGISTRY__", "config": "PLINTH_CONFIG__", "health": "PLINTH_HEALTH__", "gateway": "PLINTH_GATEWAY__"}
 # Variables that no program's help names: Kubernetes' own, and what kong.yml may take from the environment.
-OTHERS = {"POD_IP", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD"}
+OTHERS = {"POD_IP", "REDIS_PASSWORD"}
 
 
 def _services(documents):

@@ -36,7 +36,7 @@ plugins:
     config:
       minute: 600
       policy: redis
-      redis: { host: "{vault://env/redis-host}", password: "{vault://env/redis-password}" }
+      redis: { host: plinth-redis, password: "{vault://env/redis-password}" }
   - name: prometheus
     config: { status_code_metrics: true }
 """
@@ -51,7 +51,7 @@ EXTERNAL = {
         "tls": {"existingSecret": "company-consul-tls", "clientCertificate": True},
     },
     "postgresql": {"mode": "external", "existingSecret": "company-postgresql", "peers": [{"ipBlock": {"cidr": "192.0.2.16/28"}}]},
-    "redis": {"mode": "external", "host": "redis.example.org", "existingSecret": "company-redis", "peers": [{"ipBlock": {"cidr": "192.0.2.32/28"}}]},
+    "redis": {"mode": "external", "existingSecret": "company-redis", "peers": [{"ipBlock": {"cidr": "192.0.2.32/28"}}]},
     "rabbitmq": {"mode": "external", "existingSecret": "company-rabbitmq", "peers": [{"ipBlock": {"cidr": "192.0.2.48/28"}}]},
 }
 
