@@ -171,12 +171,13 @@ class Program:
     def _end(self, number: int):
         if self.process is None or self.process.poll() is not None:
             return
-        self.process.send_signal(signal.SIGCONT)
-        self.process.send_signal(number)
+        # The whole group: some servers are started by a script.
+        os.killpg(self.process.pid, signal.SIGCONT)
+        os.killpg(self.process.pid, number)
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def tail(self, lines: int = 30) -> str:
@@ -242,12 +243,16 @@ class Receiver:
         self.posts: list[tuple[str, bytes]] = []
         self.times: list[float] = []
         self.status, self.answer = 200, b"{}"
+        # While true, connections are closed without an answer; how often that happened.
+        self.gone, self.refused = False, 0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self):
+                if self.turned_away():
+                    return
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 outer.posts.append((self.path, body))
                 outer.times.append(time.time())
@@ -260,7 +265,15 @@ class Receiver:
 
             do_PUT = do_POST
 
+            def turned_away(self) -> bool:
+                if outer.gone:
+                    outer.refused += 1
+                    self.close_connection = True
+                return outer.gone
+
             def do_GET(self):
+                if self.turned_away():
+                    return
                 answer = outer.answer(self.path, b"") if callable(outer.answer) else outer.answer
                 self.send_response(outer.status)
                 self.send_header("content-type", "application/json")
