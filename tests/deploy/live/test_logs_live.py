@@ -21,6 +21,8 @@ class Elasticsearch:
 
     def __init__(self):
         self.documents: list[tuple[str, dict]] = []
+        # So many documents are turned down next, and how many were.
+        self.busy, self.turned_down = 0, 0
         self.receiver = Receiver()
         self.receiver.answer = self.take
 
@@ -35,15 +37,21 @@ class Elasticsearch:
         assert body.endswith(b"\n"), "a bulk request ends with a newline"
         lines = [line for line in body.decode().split("\n") if line.strip()]
         assert len(lines) % 2 == 0
-        items = []
+        items, busy = [], self.busy
+        self.busy = 0
         for action, document in zip(lines[::2], lines[1::2]):
             action, document = json.loads(action), json.loads(document)
             assert list(action) == ["create"], "data streams take nothing else"
             assert set(action["create"]) == {"_index"}, "no types since Elasticsearch 8"
             assert document["@timestamp"]
+            if busy:
+                busy -= 1
+                self.turned_down += 1
+                items.append({"create": {"_index": action["create"]["_index"], "status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "rejected"}}})
+                continue
             self.documents.append((action["create"]["_index"], document))
             items.append({"create": {"status": 201}})
-        return json.dumps({"errors": False, "items": items}).encode()
+        return json.dumps({"errors": any("error" in item["create"] for item in items), "items": items}).encode()
 
     def of(self, index: str) -> list[dict]:
         return [document for where, document in list(self.documents) if where == index]
@@ -174,6 +182,20 @@ def test_nothing_is_lost_while_elasticsearch_is_away(world):
         return {f"/users/away-{number}" for number in range(30)} <= {document["url"]["path"] for document in world.elasticsearch.of(ACCESS)}
 
     until(arrived, f"all 30 requests after the outage: {world.shipper.tail()}", 90, 0.5)
+
+
+def test_what_a_busy_elasticsearch_turns_down_comes_again(world):
+    world.elasticsearch.busy = 3
+    paths = {f"/users/busy-{number}" for number in range(5)}
+    for path in paths:
+        assert ask(world, path, apikey="k") == 200
+
+    def arrived():
+        return paths <= {document["url"]["path"] for document in world.elasticsearch.of(ACCESS)} and world.elasticsearch.turned_down
+
+    until(arrived, f"all five requests: {world.shipper.tail()}", 60, 0.3)
+    for document in world.elasticsearch.of(ACCESS):
+        assert not logs.unfit(document), document
 
 
 def test_a_restart_reads_on_where_it_was(world):
