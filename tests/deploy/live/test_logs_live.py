@@ -198,6 +198,19 @@ def test_what_a_busy_elasticsearch_turns_down_comes_again(world):
         assert not logs.unfit(document), document
 
 
+def test_what_is_refused_as_a_whole_stands_in_the_file_of_errors(world):
+    """A request that is answered with an error instead of a result for each entry: rsyslog does not send it again, but keeps it."""
+    receiver = world.elasticsearch.receiver
+    receiver.answer = lambda path, body: b'{"error":{"type":"cluster_block_exception","reason":"blocked"},"status":503}'
+    receiver.status = 503
+    assert ask(world, "/users/blocked", apikey="k") == 200
+    errors = world.folder / "rsyslog" / "errors"
+    until(lambda: errors.exists() and "blocked" in errors.read_text(), "the file of errors", 30)
+    kept = json.loads(errors.read_text().splitlines()[0])
+    assert json.loads(kept["request"]["postdata"].splitlines()[1])["url"]["path"] == "/users/blocked"
+    receiver.status, receiver.answer = 200, world.elasticsearch.take
+
+
 def test_a_restart_reads_on_where_it_was(world):
     world.shipper.stop()
     world.elasticsearch.documents.clear()
