@@ -15,7 +15,7 @@ GUIDES = [ROOT / "docs" / name for name in ENGLISH] + [ROOT / "docs" / "zh" / na
 SERVICES = {"registry-service": "PLINTH_REGISTRY__", "config-service": "PLINTH_CONFIG__", "health-aggregator": "PLINTH_HEALTH__", "gateway": "PLINTH_GATEWAY__"}
 COMMANDS = [*SERVICES, "plinth"]
 # Flags of other people's programs that the guides name on their own; on a line of a command they need no entry.
-FOREIGN_FLAGS: set[str] = set()
+FOREIGN_FLAGS = {"--profile"}
 # Names of others that look like settings: a metric of Consul.
 FOREIGN_NAMES = {"consul.raft.commitTime"}
 FILE_ENDINGS = {"pem", "crt", "key", "json", "db", "yml", "yaml", "toml", "hcl", "snap", "dump", "md"}
