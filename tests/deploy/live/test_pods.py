@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support import chart, pods
-from support.engine import Engine, cache_folder, program, until
+from support.engine import cache_folder, program, until
 
 APPLICATION = "user-service"
 KONG = """\
@@ -110,9 +110,8 @@ class Load:
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(engine):
     """`helm install plinth helm/plinth` with a route, two instances of an application behind it."""
-    engine = Engine.connect()
     running = None
     try:
         engine.stand_ins(("consul", "postgres", "redis", "rabbitmq"))
@@ -143,7 +142,6 @@ def cluster():
     finally:
         if running:
             running.close()
-        engine.close()
 
 
 def _folder():
@@ -217,7 +215,7 @@ def _mtls(cluster):
 def test_every_pod_is_healthy_and_finds_its_servers(cluster):
     wanted = {
         "registry": {"consul", "registration"},
-        "config": {"consul", "database", "registration"},
+        "config": {"consul", "sql", "rabbitmq", "registration"},
         "health": {"consul", "registration"},
         "gateway": {"consul"},
     }
@@ -225,11 +223,12 @@ def test_every_pod_is_healthy_and_finds_its_servers(cluster):
         assert len(cluster.of(component)) == 2
         for pod in cluster.of(component):
 
-            def healthy(pod=pod, checks=checks):
+            def healthy(pod=pod, checks=checks, component=component):
                 status, text, _ = _get(pod.ip, 8007, "/health")
                 health = json.loads(text)
                 bad = {n: c for n, c in health["checks"].items() if c["status"] != "pass"}
                 assert status == 200 and not bad and checks <= health["checks"].keys(), f"{pod.name}: {text[:1500]}"
+                assert component != "config" or health["checks"]["sql"]["details"] == {"kind": "postgres"}
                 return True
 
             until(healthy, 30, f"{pod.name} is healthy")

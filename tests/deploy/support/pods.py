@@ -67,7 +67,11 @@ class Services:
             # What a client of a real Service sees: the connection is refused.
             writer.transport.abort()
             return
-        await asyncio.gather(self._copy(reader, back), self._copy(upstream, writer))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(self._copy(reader, back), self._copy(upstream, writer))
+        # Not aborted: what is still in the buffers is the end of an answer.
+        back.close()
+        writer.close()
 
     @staticmethod
     async def _copy(source, target):
@@ -295,7 +299,7 @@ class Pod:
         self.cluster.engine.docker("start", name)
         # One waiting client for each container: asking over and over would cost more than the containers do.
         self._waiting[container["name"]] = subprocess.Popen(
-            [self.cluster.engine._client, "wait", name], env=self.cluster.engine.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [self.cluster.engine.client, "wait", name], env=self.cluster.engine.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def _running(self, container) -> bool:
