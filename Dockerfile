@@ -143,7 +143,8 @@ CMD ["up"]
 FROM runtime AS demo-service
 LABEL org.opencontainers.image.title="plinth/demo-service" \
       org.opencontainers.image.description="Example of a service that registers itself"
+ENV PLINTH_DEMO__LISTEN=0.0.0.0:8080
 COPY --from=binaries /out/demo-service /usr/local/bin/demo-service
 EXPOSE 8080
+HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["/usr/local/bin/demo-service", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/demo-service"]
-CMD ["--listen", "0.0.0.0:8080"]

@@ -139,20 +139,27 @@ class Engine:
         self.host = host
         self._daemon = daemon
         self._folder = folder
-        self._client, self.buildkit = client()
+        self.client, self.buildkit = client()
         self.env = {**os.environ, "DOCKER_HOST": host, "DOCKER_BUILDKIT": "1" if self.buildkit else "0"}
 
     # -- the engine itself
 
+    # The one that was started here, and how many use it.
+    _own: Engine | None = None
+    _users = 0
+
     @classmethod
     def connect(cls) -> Engine:
-        """The engine of DOCKER_HOST, else one that is started here and ends with `close`."""
+        """The engine of DOCKER_HOST, else one that is started here and ends with the last `close`."""
         host = os.environ.get("DOCKER_HOST")
         if host:
             engine = cls(host)
             engine.docker("version", "--format", "{{.Server.Version}}")
             return engine
-        return cls._start()
+        if Engine._own is None:
+            Engine._own = cls._start()
+        Engine._users += 1
+        return Engine._own
 
     @classmethod
     def _start(cls) -> Engine:
@@ -204,6 +211,11 @@ class Engine:
         """Ends an engine that was started here."""
         if self._daemon is None:
             return
+        if Engine._own is self:
+            Engine._users -= 1
+            if Engine._users > 0:
+                return
+            Engine._own = None
         if self._daemon.poll() is None:
             self._daemon.send_signal(signal.SIGTERM)
             try:
@@ -216,7 +228,7 @@ class Engine:
     # -- commands
 
     def docker(self, *args, check=True, timeout=600, **more) -> subprocess.CompletedProcess:
-        return run(self._client, *args, check=check, timeout=timeout, env=self.env, **more)
+        return run(self.client, *args, check=check, timeout=timeout, env=self.env, **more)
 
     def inspect(self, *names: str) -> list[dict]:
         return json.loads(self.docker("inspect", *names).stdout)
@@ -301,7 +313,7 @@ class Engine:
         """Builds a target of the Dockerfile in `context` with BuildKit, or with the classic builder."""
         buildkit = self.buildkit if buildkit is None else buildkit
         run(
-            self._client, "build", "--network=host", "--target", target, "--tag", tag,
+            self.client, "build", "--network=host", "--target", target, "--tag", tag,
             "--build-arg", "BINARIES=prebuilt",
             # The classic builder starts every stage from its base, also those that do nothing here.
             "--build-arg", f"RUST_IMAGE={DEBIAN}",
