@@ -1,5 +1,6 @@
 """Alert and recording rules: valid, tested one by one, explained in the runbooks, and about metrics that exist."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def test_unit_tests_of_rules_pass():
         list(pool.map(lambda path: promtool("test", "rules", str(path)), TESTS))
 
 
+@functools.cache
 def cases() -> list[tuple[str, bool]]:
     """(alert, fires) of every case in the unit tests."""
     found = []
@@ -109,6 +111,7 @@ def test_alert_is_complete(name):
     assert anchor == name.lower()
 
 
+@functools.cache
 def sections() -> dict[str, str]:
     text = (monitoring.ROOT / "docs" / "runbooks.md").read_text()
     parts = re.split(r"^### (\w+)$", text, flags=re.M)

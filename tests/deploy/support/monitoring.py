@@ -1,5 +1,6 @@
 """What the monitoring tests share: the documented metrics, rendered configurations, and processes that end with their test."""
 
+import functools
 import json
 import os
 import re
@@ -37,6 +38,7 @@ class Metric:
     section: str = ""
 
 
+@functools.cache
 def documented() -> dict[str, Metric]:
     """The tables of docs/metrics.md."""
     metrics, section = {}, ""
@@ -69,6 +71,7 @@ def exposed(text: str) -> dict[str, Metric]:
     return metrics
 
 
+@functools.cache
 def rule_groups() -> list[dict]:
     return [group for path in sorted((PROMETHEUS / "rules").glob("*.yml")) for group in yaml.safe_load(path.read_text())["groups"]]
 
