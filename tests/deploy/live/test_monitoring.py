@@ -15,6 +15,7 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -393,7 +394,7 @@ def world(tmp_path_factory):
             EVENTS__URL=f"amqp://guest:guest@127.0.0.1:{made.port('rabbitmq')}/%2f", RECONCILE__INTERVAL="5s",
         )
         made.service("health-aggregator", "h1", "HEALTH")
-        made.gateway("g1", kong(made), **certificate(made, "g1", 90))
+        made.gateway("g1", kong(made), HANDOVER_TIMEOUT="5s", **certificate(made, "g1", 90))
         made.gateway("g2", kong(made), WORKERS="1", CONSUL__ADDRESS=made.cutting.url, **certificate(made, "g2", 90))
         for name in ("r1", "r2", "c1", "h1", "g1", "g2"):
             until(lambda name=name: get(f"http://127.0.0.1:{made.port(name + '-status')}/health/ready"), f"{name} is ready: {made.programs[name].tail(5)}", 30)
@@ -421,6 +422,22 @@ def certificate(world: World, name: str, days: int) -> dict[str, str]:
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(days)]
     subprocess.run([*made, *subject, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
     return {"PROXY_TLS_LISTEN": f"127.0.0.1:{world.port(name + '-tls')}", "PROXY_TLS_CERT": str(cert), "PROXY_TLS_KEY": str(key)}
+
+
+def identity(world: World) -> dict[str, str]:
+    """Settings of a service with an identity from files."""
+    folder = world.folder / "identity"
+    folder.mkdir()
+
+    def openssl(*args: str):
+        subprocess.run(["openssl", *args], check=True, capture_output=True, cwd=folder)
+
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl("req", "-x509", *curve, "-days", "30", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt", "-addext", "keyUsage=critical,keyCertSign")
+    openssl("req", *curve, "-subj", "/CN=registry", "-keyout", "leaf.key", "-out", "leaf.csr")
+    (folder / "names").write_text("subjectAltName=URI:spiffe://plinth.test/ns/default/dc/dc1/svc/registry-service,DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    openssl("x509", "-req", "-in", "leaf.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "names", "-out", "leaf.crt")
+    return {"MTLS__SOURCE": "files", "MTLS__CERT": str(folder / "leaf.crt"), "MTLS__KEY": str(folder / "leaf.key"), "MTLS__CA": str(folder / "ca.crt")}
 
 
 def token(world: World, subject: str) -> dict[str, str]:
@@ -559,6 +576,9 @@ def test_07_error_budget_slowly(world):
 def test_08_reload(world):
     world.configure("g1", "_format_version: '3.0'\nservices: [{name: broken}]\n")
     world.expect("PlinthGatewayReloadFailed")
+    # A successor that cannot use the configuration does not take over.
+    world.programs["g1"].signal(signal.SIGUSR2)
+    world.expect("PlinthHandoverFailed")
     world.configure("g1", kong(world))
 
 
@@ -575,6 +595,22 @@ def test_09_certificates(world):
         certificate(world, name, 90)
         world.programs[name].stop()
         world.again(name)
+
+
+def test_09_strangers(world):
+    """A service with mutual TLS, and callers without a certificate."""
+    world.registry("r4", **identity(world))
+    until(lambda: get(f"http://127.0.0.1:{world.port('r4-status')}/health/live"), f"r4 runs: {world.programs['r4'].tail(5)}", 20)
+    careless = ssl.create_default_context()
+    careless.check_hostname, careless.verify_mode = False, ssl.CERT_NONE
+
+    def busy():
+        with suppress(OSError), socket.create_connection(("127.0.0.1", world.port("r4")), 2) as plain, careless.wrap_socket(plain) as stream:
+            stream.sendall(b"GET /api/v1/services HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert not stream.recv(100), "a stranger was served"
+
+    world.expect("PlinthMtlsRejections", busy=busy)
+    world.programs["r4"].stop()
 
 
 def test_09_saturation(world):

@@ -221,6 +221,7 @@ def shorten(rules: str) -> str:
         return f"[{RANGES[found.group(1)]}]"
 
     rules = re.sub(r"\[(\d+[smhd])\]", swap, rules)
+    rules = re.sub(r"\boffset (\d+[smhd])\b", lambda found: f"offset {RANGES[found.group(1)]}", rules)
     return re.sub(r"^(\s+for:) \S+$", r"\1 2s", rules, flags=re.M)
 
 
