@@ -614,7 +614,7 @@ def test_09_strangers(world):
 
 
 def test_09_saturation(world):
-    done = subprocess.Popen([tool("wrk"), "-t1", "-c64", "-d20s", world.url("g2") + "/nothing"], stdout=subprocess.DEVNULL)
+    done = subprocess.Popen([tool("h2load"), "--h1", "-t1", "-c64", "-D", "20", world.url("g2") + "/nothing"], stdout=subprocess.DEVNULL)
     try:
         world.expect("PlinthGatewaySaturated")
     finally:
