@@ -299,6 +299,46 @@ async fn follows_a_rotation_beside_a_fixed_key_of_the_same_algorithm() {
 }
 
 #[tokio::test]
+async fn follows_a_key_file_that_is_replaced() {
+    let (old, new) = (Key::new(Algorithm::ES256, "old"), Key::new(Algorithm::ES256, "new"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.pem");
+    let put = |text: &str| {
+        std::fs::write(folder.path().join("next"), text).unwrap();
+        std::fs::rename(folder.path().join("next"), &file).unwrap();
+    };
+    put(&old.public_pem());
+    let auth = auth_with(|settings| {
+        settings.key_files = vec![file.clone()];
+        settings.jwks_refresh = Duration::from_millis(20);
+    })
+    .await;
+    let (of_old, of_new) = (old.sign(&claims()), new.sign(&claims()));
+    auth.verify(&of_old).await.unwrap();
+    assert!(auth.verify(&of_new).await.is_err());
+
+    put(&format!("{}{}", old.public_pem(), new.public_pem()));
+    eventually("both keys are known", Duration::from_secs(5), || async {
+        auth.verify(&of_new).await.map(drop)
+    })
+    .await;
+    auth.verify(&of_old).await.unwrap();
+
+    put("half a file");
+    put(&new.public_pem());
+    eventually("the old key is out, also for a token verified before", Duration::from_secs(5), || async {
+        auth.verify(&of_old).await.err().map(drop).ok_or("still accepted")
+    })
+    .await;
+    put("half a file");
+    put(&old.public_pem());
+    eventually("the old key is back", Duration::from_secs(5), || async {
+        auth.verify(&of_old).await.map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn unknown_keys_cannot_make_it_hammer_the_issuer() {
     let (key, stranger) = (Key::new(Algorithm::EdDSA, "k"), Key::new(Algorithm::EdDSA, "stranger"));
     let (issuer, url) = Issuer::start(&[&key]).await;

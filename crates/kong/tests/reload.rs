@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use plinth_kong::model::PluginConfig;
 use plinth_kong::{Config, Format, Reloader, Secrets, load, load_with};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -268,4 +269,45 @@ consumers:
     let missing = load_with(text, Format::Yaml, &Secrets::required(|_| None)).unwrap_err().to_string();
     assert!(missing.contains("APP_TLS is not set"), "{missing}");
     assert!(load(text, Format::Yaml).is_ok(), "checking a file elsewhere needs no secrets");
+}
+
+#[test]
+fn plugins_take_their_secrets_from_the_environment() {
+    let text = r#"
+_format_version: "3.0"
+plugins:
+- name: rate-limiting
+  config:
+    minute: 5
+    policy: redis
+    redis: {host: "{vault://env/redis-host}", username: "{vault://env/redis-user}", password: "{vault://env/redis-password}"}
+- name: http-log
+  config: {http_endpoint: "{vault://env/log-endpoint}", headers: {X-Api-Key: "{vault://env/log-key}"}}
+"#;
+    let secrets = || {
+        Secrets::required(|name| {
+            let value = match name {
+                "REDIS_HOST" => "redis.test",
+                "REDIS_USER" => "gateway",
+                "REDIS_PASSWORD" => "s3cret",
+                "LOG_ENDPOINT" => "http://logs.test/in",
+                "LOG_KEY" => "k3y",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        })
+    };
+    let loaded = load_with(text, Format::Yaml, &secrets()).unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let PluginConfig::RateLimiting(limits) = &loaded.config.plugins[0].config else {
+        panic!("another plugin")
+    };
+    assert_eq!(limits.redis.password.as_deref(), Some("s3cret"));
+    let shown = loaded.config.to_document().unwrap().to_string();
+    for value in ["redis.test", "s3cret", "http://logs.test/in", "k3y"] {
+        assert!(!shown.contains(value), "{value} is in {shown}");
+    }
+    assert_eq!(load_with(&shown, Format::Json, &secrets()).unwrap().config, loaded.config);
+    let missing = load_with(text, Format::Yaml, &Secrets::required(|_| None)).unwrap_err().to_string();
+    assert!(missing.contains("REDIS_PASSWORD") && missing.contains("LOG_KEY"), "{missing}");
 }

@@ -37,6 +37,9 @@ pub const SERVICE: Service =
 /// Name of the Status API's listener.
 const STATUS: &str = "status";
 
+/// How often the files of the proxy's certificate are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
+
 /// A proxy listener, bound.
 struct Proxy {
     bound: Arc<Bound>,
@@ -76,6 +79,7 @@ async fn start_with(
         context.metrics.certificates.add("proxy", move || certificates.expiries());
     }
     let proxies = bind(&settings, certificates.as_ref(), &inherited)?;
+    let refreshed = certificates.clone();
     let metrics = Metrics::new(&context.metrics.registry, settings.workers)?;
     let discovery = Discovery::start(context.consul.clone(), DiscoverySettings::default(), &context.control);
     // Kong's metrics have a label `service` of their own, the service's registry puts one on everything
@@ -142,6 +146,13 @@ async fn start_with(
         })
         .task("configuration", |stop| async move {
             following.follow(source, poll, hangup, stop).await;
+            Ok::<_, Error>(())
+        })
+        .task("certificate files", |stop| async move {
+            match refreshed {
+                Some(certificates) => certificates.follow(CERTIFICATES_EVERY, stop).await,
+                None => stop.cancelled().await,
+            }
             Ok::<_, Error>(())
         })
         .task("log rotation", |stop| async move {

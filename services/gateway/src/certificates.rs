@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use plinth_kit::telemetry::Expiry;
@@ -14,6 +15,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 
@@ -29,7 +31,8 @@ pub struct ClientAuth {
 /// Certificates by server name.
 #[derive(Debug)]
 pub struct Certificates {
-    fallback: Arc<CertifiedKey>,
+    files: (PathBuf, PathBuf),
+    fallback: ArcSwap<CertifiedKey>,
     names: ArcSwap<Names>,
     provider: Arc<CryptoProvider>,
 }
@@ -58,17 +61,34 @@ impl Certificates {
     /// Files that cannot be read or do not fit.
     pub fn load(cert: &Path, key: &Path) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let failed = |path: &Path, source: Box<dyn std::error::Error + Send + Sync>| Error::TlsFile {
-            path: path.to_owned(),
-            source,
-        };
-        let chain = CertificateDer::pem_file_iter(cert)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| failed(cert, error.into()))?;
-        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, error.into()))?;
-        let fallback =
-            CertifiedKey::from_der(chain, private, &provider).map_err(|error| failed(cert, error.into()))?;
-        Ok(Self { fallback: Arc::new(fallback), names: ArcSwap::default(), provider })
+        let fallback = ArcSwap::from_pointee(pair(cert, key, &provider)?);
+        Ok(Self { files: (cert.to_owned(), key.to_owned()), fallback, names: ArcSwap::default(), provider })
+    }
+
+    /// Reads the files of the settings again whenever they change. A pair that does not fit, as when whoever replaces
+    /// the files is half way, leaves the one before in use and is tried again at the next look.
+    pub async fn follow(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+        let (cert, key) = &self.files;
+        let times =
+            || [cert, key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok());
+        let mut seen = times();
+        while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+            let now = times();
+            if now == seen {
+                continue;
+            }
+            match pair(cert, key, &self.provider) {
+                Ok(pair) => {
+                    self.fallback.store(Arc::new(pair));
+                    seen = now;
+                    tracing::info!(cert = %cert.display(), "the TLS certificate has been read again");
+                }
+                Err(error) => {
+                    let error = plinth_kit::problem::chain(&error);
+                    tracing::warn!(error, "keeping the previous TLS certificate");
+                }
+            }
+        }
     }
 
     /// Reads the certificates of a configuration; they are used after [`Self::publish`].
@@ -109,7 +129,7 @@ impl Certificates {
         let mut seen = std::collections::HashSet::new();
         let shown = sorted.into_iter().filter(|(_, pair)| seen.insert(Arc::as_ptr(pair)));
         let named: Vec<Expiry> = shown.filter_map(|(name, pair)| of(name, pair)).collect();
-        of("default", &self.fallback).into_iter().chain(named).collect()
+        of("default", &self.fallback.load()).into_iter().chain(named).collect()
     }
 
     /// New handshakes use these names.
@@ -152,9 +172,61 @@ impl Certificates {
     }
 }
 
+/// A chain and its key.
+fn pair(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, Error> {
+    let failed = |path: &Path, source: Box<dyn std::error::Error + Send + Sync>| Error::TlsFile {
+        path: path.to_owned(),
+        source,
+    };
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| failed(cert, error.into()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, error.into()))?;
+    CertifiedKey::from_der(chain, private, provider).map_err(|error| failed(cert, error.into()))
+}
+
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let named = hello.server_name().and_then(|name| self.names.load().find(name));
-        Some(named.unwrap_or_else(|| self.fallback.clone()))
+        Some(named.unwrap_or_else(|| self.fallback.load_full()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plinth_testbed::{eventually, holds};
+
+    fn issue(folder: &Path, name: &str) -> CertificateDer<'static> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        for (file, text) in [("cert.pem", cert.pem()), ("key.pem", key.serialize_pem())] {
+            std::fs::write(folder.join("next"), text).unwrap();
+            std::fs::rename(folder.join("next"), folder.join(file)).unwrap();
+        }
+        cert.der().clone()
+    }
+
+    #[tokio::test]
+    async fn replaced_files_are_served_and_damaged_ones_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        let first = issue(folder.path(), "first.test");
+        let certificates = Arc::new(Certificates::load(&cert, &key).unwrap());
+        let served = || certificates.fallback.load().cert[0].clone();
+        assert_eq!(served(), first);
+        let stop = CancellationToken::new();
+        let every = Duration::from_millis(10);
+        let following = tokio::spawn(certificates.clone().follow(every, stop.clone()));
+        for name in ["second.test", "third.test"] {
+            std::fs::write(&cert, "half a file").unwrap();
+            let next = issue(folder.path(), name);
+            eventually("the new certificate is served", Duration::from_secs(5), || async {
+                holds(served() == next, "still the old one")
+            })
+            .await;
+        }
+        stop.cancel();
+        following.await.unwrap();
     }
 }

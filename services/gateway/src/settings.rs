@@ -180,7 +180,8 @@ fn read_proxy(reader: &mut Reader) -> (Vec<Listen>, Option<PathBuf>, Option<Path
     );
     let tls: Listens =
         reader.get("proxy_tls_listen", "proxy listeners with TLS and HTTP/2, or off", Listens::default());
-    let cert: Option<PathBuf> = reader.opt("proxy_tls_cert", "certificate chain of TLS proxy listeners, PEM");
+    let cert: Option<PathBuf> = reader
+        .opt("proxy_tls_cert", "certificate chain of TLS proxy listeners, PEM, read again when it changes");
     let key: Option<PathBuf> = reader.opt("proxy_tls_key", "private key of the certificate, PEM");
     let mut all = plain.0;
     all.extend(tls.0.into_iter().map(|listen| Listen { ssl: true, http2: true, ..listen }));

@@ -34,7 +34,15 @@ impl KeyError {
     }
 }
 
-/// Reads the keys that never change: PEM files, PEM texts and the shared secret.
+/// What the PEM files hold, to notice changes.
+pub(super) fn file_texts(settings: &AuthSettings) -> Result<Vec<Vec<u8>>, KeyError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| KeyError::Unreadable { path: path.clone(), error })
+    };
+    settings.key_files.iter().map(read).collect()
+}
+
+/// Reads the keys that no issuer publishes: PEM files, PEM texts and the shared secret.
 pub(super) fn static_keys(settings: &AuthSettings) -> Result<Vec<VerifyKey>, KeyError> {
     let mut keys = Vec::new();
     for path in &settings.key_files {

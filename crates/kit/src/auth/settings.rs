@@ -61,7 +61,7 @@ impl AuthSettings {
             jwks_file: reader.opt("auth.jwks_file", "file with such a JWKS, read again when it changes"),
             key_files: reader.list(
                 "auth.key_file",
-                "public key in PEM (RSA, EC P-256 or Ed25519) that verifies tokens; several separated by commas",
+                "public key in PEM (RSA, EC P-256 or Ed25519) that verifies tokens, read again when the file changes; several separated by commas",
                 "",
             ),
             keys_pem: Vec::new(),

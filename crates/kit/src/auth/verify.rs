@@ -21,6 +21,8 @@ use super::{AuthSettings, Caller, Claims};
 
 /// Longest token that is looked at.
 const MAX_TOKEN: usize = 16 * 1024;
+/// How often key files are looked at, unless `auth.jwks_refresh` is shorter.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Most keys that a token without `kid` is tried with, so that a caller cannot buy much work with one request.
 const MAX_TRIES: usize = 8;
 
@@ -72,7 +74,7 @@ pub struct Auth {
 
 struct Inner {
     settings: AuthSettings,
-    fixed: Vec<VerifyKey>,
+    sources: parking_lot::Mutex<KeySources>,
     keys: ArcSwap<KeySet>,
     cache: TokenCache,
     client: Outbound,
@@ -82,9 +84,15 @@ struct Inner {
 
 struct KeySet {
     generation: u64,
-    /// The JWKS text, to notice that nothing changed; none until it was read for the first time.
-    text: Option<Vec<u8>>,
     keys: Vec<VerifyKey>,
+}
+
+/// Where the keys in use came from, with the texts, to notice that nothing changed.
+struct KeySources {
+    files: Vec<Vec<u8>>,
+    fixed: Vec<VerifyKey>,
+    /// None until the JWKS was read for the first time.
+    set: Option<Fetched>,
 }
 
 impl Auth {
@@ -102,13 +110,15 @@ impl Auth {
         if settings.is_open() {
             return Ok(Auth::open());
         }
-        let fixed = keys::static_keys(&settings).map_err(|error| AuthError::Key(error.to_string()))?;
+        let wrong = |error: keys::KeyError| AuthError::Key(error.to_string());
+        let files = keys::file_texts(&settings).map_err(wrong)?;
+        let fixed = keys::static_keys(&settings).map_err(wrong)?;
         let client = Outbound::new()?;
         let has_jwks = settings.jwks_url.is_some() || settings.jwks_file.is_some();
         let inner = Arc::new(Inner {
-            keys: ArcSwap::from_pointee(KeySet { generation: 0, text: None, keys: fixed.clone() }),
+            keys: ArcSwap::from_pointee(KeySet { generation: 0, keys: fixed.clone() }),
+            sources: parking_lot::Mutex::new(KeySources { files, fixed, set: None }),
             settings,
-            fixed,
             cache: TokenCache::default(),
             client,
             asked: Mutex::new(None),
@@ -120,6 +130,9 @@ impl Auth {
                 Ok(()) => {}
             }
             handle.spawn(keep_fresh(Arc::downgrade(&inner)));
+        }
+        if !inner.settings.key_files.is_empty() {
+            handle.spawn(look_at_files(Arc::downgrade(&inner)));
         }
         Ok(Auth { inner: Some(inner) })
     }
@@ -262,14 +275,30 @@ impl Inner {
     }
 
     fn adopt(&self, fetched: Fetched) {
-        let current = self.keys.load();
-        if current.text.as_ref() == Some(&fetched.text) {
-            return;
+        let mut sources = self.sources.lock();
+        if sources.set.as_ref().is_none_or(|set| set.text != fetched.text) {
+            sources.set = Some(fetched);
+            self.publish(&sources);
         }
-        let keys = self.fixed.iter().cloned().chain(fetched.keys).collect();
-        let next = KeySet { generation: current.generation + 1, text: Some(fetched.text), keys };
-        tracing::info!(keys = next.keys.len(), "the keys that verify tokens have changed");
-        self.keys.store(Arc::new(next));
+    }
+
+    /// Reads the PEM files again if one has changed. A failure keeps the keys known so far.
+    fn reread(&self) -> Result<(), keys::KeyError> {
+        let files = keys::file_texts(&self.settings)?;
+        let mut sources = self.sources.lock();
+        if sources.files != files {
+            sources.fixed = keys::static_keys(&self.settings)?;
+            sources.files = files;
+            self.publish(&sources);
+        }
+        Ok(())
+    }
+
+    fn publish(&self, sources: &KeySources) {
+        let fetched = sources.set.iter().flat_map(|set| &set.keys);
+        let keys: Vec<VerifyKey> = sources.fixed.iter().chain(fetched).cloned().collect();
+        tracing::info!(keys = keys.len(), "the keys that verify tokens have changed");
+        self.keys.store(Arc::new(KeySet { generation: self.keys.load().generation + 1, keys }));
     }
 }
 
@@ -283,9 +312,10 @@ impl AuthSettings {
 async fn keep_fresh(inner: Weak<Inner>) {
     loop {
         let wait = match inner.upgrade() {
-            Some(inner) if inner.keys.load().text.is_none() => {
+            Some(inner) if inner.sources.lock().set.is_none() => {
                 inner.settings.jwks_refresh.min(Duration::from_secs(1))
             }
+            Some(inner) if inner.settings.jwks_url.is_none() => inner.settings.jwks_refresh.min(LOOK_EVERY),
             Some(inner) => inner.settings.jwks_refresh,
             None => return,
         };
@@ -293,6 +323,20 @@ async fn keep_fresh(inner: Weak<Inner>) {
         let Some(inner) = inner.upgrade() else { return };
         if let Err(error) = inner.refresh(Duration::ZERO).await {
             warn_refresh(&error);
+        }
+    }
+}
+
+/// Mounted secrets change in place.
+async fn look_at_files(inner: Weak<Inner>) {
+    loop {
+        let Some(every) = inner.upgrade().map(|inner| inner.settings.jwks_refresh.min(LOOK_EVERY)) else {
+            return;
+        };
+        tokio::time::sleep(every).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if let Err(error) = inner.reread() {
+            tracing::warn!(error = %error, "keeping the keys known so far");
         }
     }
 }

@@ -20,14 +20,14 @@ const TIMEOUT: &[Check] = &[Between(0.0, 2_147_483_646.0)];
 
 /// How to reach Redis; also of proxy-cache.
 pub(super) const REDIS: &[Field] = &[
-    string("host").check(&[With(format::host)]),
+    string("host").check(&[With(format::host)]).referenceable(),
     integer("port").or(Int(6379)).check(PORT),
     integer("timeout")
         .or(Int(2000))
         .check(TIMEOUT)
         .different("an upper bound: a request waits at most 50 ms for Redis"),
-    string("username"),
-    string("password").may_be_empty(),
+    string("username").referenceable(),
+    string("password").may_be_empty().referenceable(),
     integer("database").or(Int(0)),
     boolean("ssl").or(NO),
     boolean("ssl_verify").or(NO),

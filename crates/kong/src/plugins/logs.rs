@@ -25,7 +25,7 @@ pub(super) const FILE_LOG: PluginSchema = PluginSchema {
 
 /// A time in milliseconds that may be a fraction.
 const MILLISECONDS: &[Check] = &[Between(0.0, 2_147_483_646.0)];
-const HEADER_VALUE: Field = string("");
+const HEADER_VALUE: Field = string("").referenceable();
 
 pub(super) const HTTP_LOG: PluginSchema = PluginSchema {
     name: "http-log",
@@ -34,7 +34,7 @@ pub(super) const HTTP_LOG: PluginSchema = PluginSchema {
     rules: Some(http_log_rules),
     build: |value| serde_json::from_value(value).map(PluginConfig::HttpLog),
     fields: &[
-        string("http_endpoint").required().check(&[With(queue::url)]),
+        string("http_endpoint").required().check(&[With(queue::url)]).referenceable(),
         string("method").or(Str("POST")).required().check(&[OneOf(&["POST", "PUT", "PATCH"])]),
         string("content_type")
             .or(Str("application/json"))

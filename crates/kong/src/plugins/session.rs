@@ -21,9 +21,11 @@ pub(super) const SESSION: PluginSchema = PluginSchema {
     rules: Some(session_rules),
     build: |value| serde_json::from_value(value).map(|config| PluginConfig::Session(Box::new(config))),
     fields: &[
-        string("secret").different(
-            "made up by each process when unset, as in Kong; gateways that share sessions need one",
-        ),
+        string("secret")
+            .different(
+                "made up by each process when unset, as in Kong; gateways that share sessions need one",
+            )
+            .referenceable(),
         string("storage").or(Str("cookie")).check(&[OneOf(&["cookie", "kong"])]),
         string("audience").or(Str("default")).required(),
         number("idling_timeout").or(Int(900)).required().check(SECONDS),

@@ -29,7 +29,8 @@ const fn propagation(default: &'static str) -> [Field; 4] {
 const W3C: &[Field] = &propagation("w3c");
 const B3: &[Field] = &propagation("b3");
 
-const HEADER_VALUE: Field = string("");
+const HEADER_VALUE: Field = string("").referenceable();
+const ATTRIBUTE: Field = string("");
 const TIMEOUT_1: Field = integer("connect_timeout").required().check(TIMEOUT);
 const LOGS: &str =
     "one record for each request, with the log entry; Kong sends the lines of its error log instead";
@@ -41,10 +42,10 @@ pub(super) const OPENTELEMETRY: PluginSchema = PluginSchema {
     rules: Some(opentelemetry_rules),
     build: |value| serde_json::from_value(value).map(PluginConfig::Opentelemetry),
     fields: &[
-        string("traces_endpoint").check(&[With(queue::url)]),
-        string("logs_endpoint").check(&[With(queue::url)]).different(LOGS),
+        string("traces_endpoint").check(&[With(queue::url)]).referenceable(),
+        string("logs_endpoint").check(&[With(queue::url)]).referenceable().different(LOGS),
         map("headers", &HEADER_VALUE).check(&[With(header_names)]),
-        map("resource_attributes", &HEADER_VALUE),
+        map("resource_attributes", &ATTRIBUTE),
         record("queue", SPAN_QUEUE),
         TIMEOUT_1.or(Int(1000)),
         integer("send_timeout").or(Int(5000)).required().check(TIMEOUT),
