@@ -425,7 +425,7 @@ impl Template {
                 let (name, after) = inner.split_once('}').ok_or_else(bad)?;
                 names.push(name.to_owned());
                 let text = after.find('{').map_or(after, |next| &after[..next]);
-                pattern.push_str("([^/]+?)");
+                pattern.push_str("([^/]+)");
                 pattern.push_str(&regex_syntax::escape(text));
                 rest = &after[text.len()..];
             }

@@ -522,7 +522,7 @@ fn equal(one: &Value, other: &Value) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn a_value_fits_its_own_schema_and_no_other_value_does(one in value(), other in value()) {

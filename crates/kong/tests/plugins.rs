@@ -240,7 +240,7 @@ fn priorities_are_kongs() {
         ("request-size-limiting", 951),
         ("acl, config: {deny: [a]}", 950),
         ("rate-limiting, config: {day: 1}", 910),
-        ("oas-validation, config: {api_spec: 'openapi: 3.0.0\npaths: {}'}", 850),
+        ("oas-validation, config: {api_spec: '{\"openapi\": \"3.0.0\", \"paths\": {}}'}", 850),
         ("response-ratelimiting, config: {limits: {a: {day: 1}}}", 900),
         ("request-transformer", 801),
         ("response-transformer", 800),
@@ -306,7 +306,7 @@ fn values_that_mean_something_else_here_are_reported() {
 upstreams:
 - {name: u, tags: [team-a, 'plinth.breaker:volume=5', 'plinth.sticky-cookie:place']}
 services:
-- {name: s, host: u, protocol: tcp, routes: [{name: r, protocols: [tcp], snis: [a.test], destinations: [{port: 1}]}]}
+- {name: s, host: u, protocol: tcp, routes: [{name: r, protocols: [tcp], destinations: [{port: 1}]}]}
 plugins:
 - {name: correlation-id, config: {generator: tracker}}
 - {name: http-log, config: {http_endpoint: 'http://h', queue: {concurrency_limit: -1}}}

@@ -344,7 +344,9 @@ impl Schemas {
         let types = id.map_or(Types::ANY, |id| self.types(id));
         let allowed = |kind: Types| types == Types::ANY || types.has(kind);
         let mut ways = Vec::new();
+        // serde_json would take white space around a number
         if allowed(Types::INTEGER.with(Types::NUMBER))
+            && !text.contains(char::is_whitespace)
             && let Ok(number) = serde_json::from_str::<Number>(text)
         {
             ways.push(Value::Number(number));
