@@ -63,7 +63,7 @@ impl Listener {
         let family = families.iter().find(|family| family.name() == "plinth_mtls_rejected_total");
         let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
         let of_reason = metrics.iter().find(|metric| metric.get_label()[0].value() == reason);
-        of_reason.map_or(0.0, |metric| metric.get_counter().value())
+        of_reason.map_or(0.0, |metric| metric.get_counter().get_value())
     }
 }
 
