@@ -1,6 +1,7 @@
 //! The one tool behind README, GitLab CI and `.ci/run`.
 
 mod bench;
+mod deploy;
 mod house;
 mod openapi;
 mod process;
@@ -15,7 +16,8 @@ usage: cargo xtask <task>
 
   test      installs what the tests need (where it can), builds the programs, runs every test;
             further words go to `cargo test`, e.g. `cargo xtask test -p plinth-core`
-  ci        format, lints, house rules, documentation, OpenAPI drift, then `test`
+  ci        format, lints, house rules, documentation, `test`, OpenAPI drift, `deploy`
+  deploy    the tests of tests/deploy/live: images, compose, pods and alerts on real servers in containers; wants root
   nightly   what takes too long for each change: the agent's tests with 10,000 seeds of the simulated disk (from a
             number that changes every day), 200 kills, long histories, the fuzz targets' long runs; then `conformance`
   openapi   writes openapi/<service>.json from the services; --check only compares
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         ("test", filters) => test(filters),
         ("ci", []) => ci(),
         ("nightly", []) => nightly(),
+        ("deploy", filters) => provision::for_tests().and_then(|tools| deploy::live(&tools, filters)),
         ("openapi", []) => openapi::write(),
         ("openapi", [check]) if check == "--check" => openapi::check(),
         ("house", []) => house::check(),
@@ -70,8 +73,10 @@ fn test(filters: &[String]) -> Result<(), Failed> {
     if filters.is_empty() {
         tests.arg("--workspace");
     }
-    tests.args(filters).env("PLINTH_TEST_CONSUL_BIN", tools.consul);
-    step("run the tests", tests)
+    tests.args(filters).env("PLINTH_TEST_CONSUL_BIN", &tools.consul);
+    step("run the tests", tests)?;
+    // a filter asks for Rust tests
+    if filters.is_empty() { deploy::quick(&tools) } else { Ok(()) }
 }
 
 /// Real Consul clients that take longer than a test run should.
@@ -120,5 +125,6 @@ fn ci() -> Result<(), Failed> {
     docs.env("RUSTDOCFLAGS", "-D warnings");
     step("documentation", docs)?;
     test(&[])?;
-    openapi::check()
+    openapi::check()?;
+    deploy::live(&provision::for_tests()?, &[])
 }

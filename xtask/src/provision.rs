@@ -6,7 +6,7 @@ mod debian;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::{Failed, output, step};
+use crate::process::{Failed, output, root, step};
 
 /// What the tests cannot find by themselves.
 pub struct Tools {
@@ -24,6 +24,20 @@ const PACKAGES: [(&str, &str); 8] = [
     ("h2load", "nghttp2-client"),
     ("promtool", "prometheus"),
 ];
+
+/// What the tests of deployment files check them with.
+const DEPLOY_PACKAGES: [(&str, &str); 3] =
+    [("nginx", "nginx-light"), ("amtool", "prometheus-alertmanager"), ("rsyslogd", "rsyslog")];
+/// What they run them on.
+const LIVE_PACKAGES: [(&str, &str); 6] = [
+    ("dockerd", "docker.io"),
+    ("iptables", "iptables"),
+    ("debootstrap", "debootstrap"),
+    ("docker-compose", "docker-compose"),
+    ("curl", "curl"),
+    ("/usr/lib/x86_64-linux-gnu/rsyslog/omelasticsearch.so", "rsyslog-elasticsearch"),
+];
+const DEPLOY_REQUIREMENTS: &str = "tests/deploy/requirements.txt";
 
 /// Peers and load generator of the benchmarks.
 const BENCH_PACKAGES: [(&str, &str); 3] =
@@ -48,6 +62,21 @@ pub fn for_conformance() -> Result<(), Failed> {
     clients::for_conformance(&tools_folder()?)
 }
 
+/// A Python with the packages of `tests/deploy`.
+pub fn for_deployment() -> Result<PathBuf, Failed> {
+    packages(&DEPLOY_PACKAGES)?;
+    let list = root().join(DEPLOY_REQUIREMENTS);
+    let wanted =
+        std::fs::read_to_string(&list).map_err(|error| Failed(format!("{}: {error}", list.display())))?;
+    let wanted: Vec<&str> =
+        wanted.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    completed_environment(&tools_folder()?.join("deploy"), &wanted)
+}
+
+pub fn for_live_deployment() -> Result<(), Failed> {
+    packages(&LIVE_PACKAGES)
+}
+
 pub fn for_benchmarks() -> Result<(), Failed> {
     packages(&BENCH_PACKAGES)
 }
@@ -62,17 +91,22 @@ pub fn proxies() -> Result<PathBuf, Failed> {
     Ok(programs)
 }
 
-/// A Python that has the peers' packages, where the gateway's tests look for it. Built beside its place and moved there
-/// whole would break it (its scripts name their folder), so a file tells that it is complete.
+/// A Python that has the peers' packages, where the gateway's tests look for it.
 fn peers() -> Result<(), Failed> {
-    let folder = tools_folder()?.join("peers");
+    completed_environment(&tools_folder()?.join("peers"), &PEER_WHEELS).map(drop)
+}
+
+/// A Python environment with these packages, made unless it is there. Built beside its place and moved there whole would
+/// break it (its scripts name their folder), so a file tells that it is complete.
+fn completed_environment(folder: &Path, wheels: &[&str]) -> Result<PathBuf, Failed> {
     let complete = folder.join("complete");
-    let wanted = PEER_WHEELS.join("\n");
-    if std::fs::read_to_string(&complete).is_ok_and(|have| have == wanted) {
-        return Ok(());
+    let wanted = wheels.join("\n");
+    if !std::fs::read_to_string(&complete).is_ok_and(|have| have == wanted) {
+        python_environment(folder, wheels)?;
+        std::fs::write(&complete, wanted)
+            .map_err(|error| Failed(format!("{}: {error}", complete.display())))?;
     }
-    python_environment(&folder, &PEER_WHEELS)?;
-    std::fs::write(&complete, wanted).map_err(|error| Failed(format!("{}: {error}", complete.display())))
+    Ok(folder.to_owned())
 }
 
 /// A Python environment with these packages.

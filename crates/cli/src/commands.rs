@@ -31,6 +31,14 @@ pub enum Verb {
     Gateway(Gateway),
     /// Health of the system or of one service
     Health(Health),
+    /// Check a running installation and say what to do about what is wrong
+    Doctor(Doctor),
+    /// Ask one URL whether it answers 200, for container health checks
+    Healthcheck {
+        /// [default: the agent's own, on its default port]
+        #[arg(default_value = "http://127.0.0.1:8500/v1/status/leader")]
+        url: String,
+    },
     /// Sign an access token with the key that `plinth up` made
     Token(Token),
     /// Print a completion script for a shell
@@ -137,6 +145,22 @@ pub struct Agent {
     /// Log level on standard error
     #[arg(long, default_value = "info", value_parser = log_level)]
     pub log_level: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Consul's HTTP API, where the installation is registered; its other settings are Consul's own variables
+    #[arg(long, env = "CONSUL_HTTP_ADDR", default_value = "http://127.0.0.1:8500", value_name = "URL")]
+    pub consul_address: String,
+    /// Longest wait for one answer, in seconds
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60), value_name = "SECONDS")]
+    pub timeout: u64,
+    /// Certificates that end sooner are a warning
+    #[arg(long, default_value_t = 14, value_name = "DAYS")]
+    pub certificate_days: u32,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// How to reach a service and how to print what it says.
@@ -382,7 +406,7 @@ pub struct Health {
 #[derive(Debug, Args)]
 pub struct Token {
     /// What the token allows, e.g. services:read, config:write:shop/prod; repeat for several
-    #[arg(long = "scope", required = true, value_name = "SCOPE")]
+    #[arg(long = "scope", required_unless_present = "public", value_name = "SCOPE")]
     pub scopes: Vec<String>,
     /// How long it is valid, e.g. 15m, 12h
     #[arg(long, default_value = "1h")]
@@ -393,6 +417,15 @@ pub struct Token {
     /// Data folder of `plinth up`, where its key is
     #[arg(long, default_value_os_t = default_data_dir(), env = "PLINTH_DATA_DIR")]
     pub data_dir: PathBuf,
+    /// Ed25519 private key (PKCS#8, PEM) in place of the one in the data folder
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// File for the token, mode 0640, in place of standard output
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// The public key (PEM) in place of a token: what services verify with, by auth.key_file
+    #[arg(long, conflicts_with = "scopes")]
+    pub public: bool,
 }
 
 /// A level, or several `part=level` with commas. The filter behind it takes any other word for the name of a part and

@@ -4,9 +4,11 @@ mod agent;
 mod api;
 mod commands;
 mod config;
+mod doctor;
 mod failure;
 mod gateway;
 mod health;
+mod healthcheck;
 mod print;
 mod services;
 mod table;
@@ -55,6 +57,8 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Health(command) => ask(health::run(command)),
         Verb::Gateway(command) => ask(gateway::run(command)),
         Verb::Token(command) => token::run(&command),
+        Verb::Doctor(command) => ask(doctor::run(command)),
+        Verb::Healthcheck { url } => ask(healthcheck::run(url)),
         Verb::Up(command) => up::run(&command),
         Verb::Agent(command) => agent::run(&command),
     }

@@ -89,6 +89,14 @@ impl Rabbit {
         self.shared.unroutable.load(Ordering::Relaxed)
     }
 
+    /// Connects unless a connection stands.
+    ///
+    /// # Errors
+    /// RabbitMQ cannot be reached or refuses us.
+    pub async fn ping(&self) -> Result<(), PublishError> {
+        self.session().await.map(drop)
+    }
+
     /// Whether a connection stands right now.
     pub async fn is_connected(&self) -> bool {
         self.shared.session.lock().await.as_ref().is_some_and(Session::is_usable)

@@ -17,15 +17,17 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::Context;
 use crate::lifecycle::{AdvertiseError, Shutdown};
 use crate::mtls::MtlsSource;
-use crate::server::{BoundListener, Stop, serve};
+use crate::server::{BoundListener, ServerError, Stop, serve};
 use crate::telemetry::SCOPE_TARGET;
+use crate::{Context, StatusListen};
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Name of the listener that only has health and metrics.
+const STATUS: &str = "status";
 /// Longest wait for deregistration before the drain goes on without it.
 const DEREGISTER_LIMIT: Duration = Duration::from_secs(3);
 /// Time for tasks to end after they have been told to, when the shutdown's own limit is already over.
@@ -58,6 +60,8 @@ pub enum AppError {
     Advertise(#[from] AdvertiseError),
     #[error("the service cannot be registered: {0}")]
     Registration(String),
+    #[error("the status listener cannot be set up")]
+    Status(#[from] ServerError),
     #[error("the service's supervisor ended")]
     Supervisor(#[from] tokio::task::JoinError),
 }
@@ -150,6 +154,11 @@ impl AppBuilder {
     /// # Errors
     /// No address to advertise.
     pub async fn start(mut self) -> Result<App, AppError> {
+        if let StatusListen(Some(address)) = self.context.settings.status_listen {
+            let listener = BoundListener::bind(STATUS, address, None).await?;
+            let router = self.context.status_router();
+            self = self.http(listener, router);
+        }
         let registration = self.decide_registration()?;
         let (addresses, context) = (self.addresses, self.context);
         let stop = Stop::default();
@@ -174,7 +183,10 @@ impl AppBuilder {
         let registration = match self.registration.take() {
             Some(given) => Some(given),
             None => match self.addresses.first() {
-                Some(first) => Some(default_registration(&self.context, first)?),
+                Some(first) => {
+                    let status = self.addresses.iter().find(|listening| listening.name == STATUS);
+                    Some(default_registration(&self.context, first, status)?)
+                }
                 None => None,
             },
         };
@@ -188,7 +200,11 @@ impl AppBuilder {
     }
 }
 
-fn default_registration(context: &Context, listening: &Listening) -> Result<Registration, AppError> {
+fn default_registration(
+    context: &Context,
+    listening: &Listening,
+    status: Option<&Listening>,
+) -> Result<Registration, AppError> {
     let settings = &context.settings.registration;
     let (host, port) = context.advertise.endpoint(listening.address)?;
     let id = context.service_id(listening.address)?;
@@ -196,10 +212,16 @@ fn default_registration(context: &Context, listening: &Listening) -> Result<Regi
     registration.tags.clone_from(&settings.tags);
     registration.metadata.insert("version".to_owned(), context.version.into());
     registration.metadata.insert("scheme".to_owned(), listening.scheme.into());
+    if let Some(port) = status.and_then(|status| context.status_port(&host, status.address)) {
+        registration.metadata.insert("status_port".to_owned(), port.to_string().into());
+    }
     let connect =
         context.settings.mtls.as_ref().map(|mtls| matches!(mtls.source, MtlsSource::Connect { .. }));
     registration.connect_native = connect == Some(true);
-    registration.check = if context.settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
+    registration.check = if let Some(status) = status {
+        let (host, port) = context.advertise.endpoint(status.address)?;
+        CheckSpec::http(format!("http://{}/health/ready", host_port(&host, port)))
+    } else if context.settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
         // Whoever probes has no client certificate; that the port answers is what can be seen from outside.
         CheckSpec::Tcp { target: None, timing: Timing::default() }
     } else if listening.scheme == "https" {
@@ -293,6 +315,10 @@ impl Supervisor {
         self.context.readiness.close();
         let leave = async {
             let Some(registration) = registration else { return };
+            if shutdown.handed_over() {
+                // the process that took over is registered under the same id, or about to be
+                return;
+            }
             match tokio::time::timeout(DEREGISTER_LIMIT, registration.deregister()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {

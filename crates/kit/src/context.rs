@@ -149,16 +149,16 @@ impl Context {
         server::BoundListener::bind(name, address, self.tls.clone()).await
     }
 
-    /// Binds a further address without TLS, for probes and scrapes that show no certificate.
+    /// Takes over a socket that another process has bound, with the same TLS.
     ///
     /// # Errors
-    /// The address cannot be bound.
-    pub async fn bind_plain_at(
+    /// It is no listening socket.
+    pub fn adopt(
         &self,
         name: &'static str,
-        address: SocketAddr,
+        socket: std::net::TcpListener,
     ) -> Result<BoundListener, ServerError> {
-        server::BoundListener::bind(name, address, None).await
+        server::BoundListener::adopt(name, socket, self.tls.clone())
     }
 
     /// The service's identity for calls to other services, with mutual TLS.
@@ -175,6 +175,12 @@ impl Context {
         let (host, port) = self.advertise.endpoint(listen)?;
         let given = self.settings.registration.id.clone();
         Ok(given.unwrap_or_else(|| format!("{}-{}-{port}", self.service, host.replace([':', '%'], "-"))))
+    }
+
+    /// The port of a status listener, where it can be reached under `host`: it goes into the catalog, so that who scrapes
+    /// or looks finds it.
+    pub fn status_port(&self, host: &str, status: SocketAddr) -> Option<u16> {
+        self.advertise.endpoint(status).ok().filter(|(reached, _)| reached == host).map(|(_, port)| port)
     }
 
     /// The layer that every request passes, with the given time until an answer's head.
@@ -201,6 +207,18 @@ impl Context {
         let waiting = self.layered(routes.waiting, long);
         let unknown = short.layer(problem::not_found.with_state(()));
         Ok(quick.merge(waiting).fallback_service(unknown))
+    }
+
+    /// What the status listener serves: health and metrics, nothing else.
+    pub(crate) fn status_router(&self) -> Router {
+        let edge = self.edge(self.settings.server.request_timeout);
+        let unknown = edge.layer(problem::not_found.with_state(()));
+        self.layered(health::routes(self.health_state()), edge).fallback_service(unknown)
+    }
+
+    /// `/health`, `/health/live` and `/health/ready`, for a service with a status listener of its own.
+    pub fn probe_routes(&self) -> Router {
+        health::probes(self.health_state())
     }
 
     fn layered(&self, router: Router, edge: EdgeLayer) -> Router {

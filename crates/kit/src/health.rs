@@ -5,5 +5,5 @@ mod routes;
 mod system;
 
 pub use readiness::{Condition, Readiness};
-pub use routes::{HealthState, routes};
+pub use routes::{HealthState, probes, routes};
 pub use system::SystemUsage;

@@ -9,6 +9,7 @@ mod app;
 pub mod auth;
 mod context;
 pub mod health;
+mod healthcheck;
 pub mod lifecycle;
 pub mod mtls;
 pub mod openapi;
@@ -22,8 +23,9 @@ pub mod telemetry;
 
 pub use app::{App, AppBuilder, AppError, BoxError, Listening};
 pub use context::{Context, ContextError, Routes};
+pub use healthcheck::{HealthcheckError, Probe, healthcheck};
 pub use run::run;
-pub use service::{RegistrationSettings, Service, ServiceSettings};
+pub use service::{RegistrationSettings, Service, ServiceSettings, StatusListen};
 
 /// Exit code of bad settings (EX_USAGE).
 pub const EXIT_SETTINGS: u8 = 64;

@@ -10,13 +10,15 @@ use crate::lifecycle::{Shutdown, Signals};
 use crate::service::{Service, ServiceSettings};
 use crate::settings::{Faults, Reader, Sources, Wanted};
 use crate::telemetry::Telemetry;
-use crate::{App, BoxError, Context, EXIT_SETTINGS, openapi};
+use crate::{App, BoxError, Context, EXIT_SETTINGS, healthcheck, openapi};
 
 /// Why `main` ends with a failure.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error(transparent)]
     Settings(#[from] Faults),
+    #[error("healthcheck failed")]
+    Healthcheck(#[source] BoxError),
     #[error("cannot start")]
     Start(#[source] BoxError),
     #[error("failed")]
@@ -75,6 +77,11 @@ fn try_run(service: &Service, prepare: Prepare) -> Result<(), RunError> {
     match reader.wanted() {
         Some(Wanted::Help) => return print(&reader.help()),
         Some(Wanted::Version) => return print(&format!("{} {}\n", service.name, service.version)),
+        Some(Wanted::Healthcheck(probe)) => {
+            let target = healthcheck::target(&mut reader, service, &settings);
+            reader.finish()?;
+            return healthcheck::run(target, probe).map_err(|error| RunError::Healthcheck(error.into()));
+        }
         None => reader.finish()?,
     }
     let runtime = runtime(service).map_err(|error| RunError::Start(error.into()))?;

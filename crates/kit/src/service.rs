@@ -1,7 +1,9 @@
 //! What is known about a service before any setting is read, and the settings that all services share.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::fmt::Display;
+use std::net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use plinth_core::consul;
@@ -26,12 +28,14 @@ pub struct Service {
     pub document: Option<fn() -> OpenApi>,
     /// Threads of the runtime; none: one per processor.
     pub threads: Option<usize>,
+    /// Default port of a `status_listen` that the service reads itself; see [`Service::own_status`].
+    pub status_port: Option<u16>,
 }
 
 impl Service {
     /// A service without a `listen` setting; see [`Service::port`].
     pub const fn new(name: &'static str, version: &'static str) -> Service {
-        Service { name, version, port: None, document: None, threads: None }
+        Service { name, version, port: None, document: None, threads: None, status_port: None }
     }
 
     /// Adds the setting `listen` with the default `127.0.0.1:<port>`.
@@ -48,6 +52,13 @@ impl Service {
         self
     }
 
+    /// The service reads `status_listen` itself; unless it is given, that is `127.0.0.1:<port>`.
+    #[must_use]
+    pub const fn own_status(mut self, port: u16) -> Service {
+        self.status_port = Some(port);
+        self
+    }
+
     /// A fixed number of runtime threads, for services that have threads of their own.
     #[must_use]
     pub const fn threads(mut self, threads: usize) -> Service {
@@ -61,6 +72,8 @@ impl Service {
 pub struct ServiceSettings {
     /// Where the service listens; none when it has listeners of its own.
     pub listen: Option<SocketAddr>,
+    /// Where health and metrics are served in plain HTTP, for who probes and scrapes.
+    pub status_listen: StatusListen,
     pub advertise: Advertise,
     pub auth: AuthSettings,
     pub tls: Option<TlsSettings>,
@@ -70,6 +83,27 @@ pub struct ServiceSettings {
     pub consul: consul::Settings,
     pub shutdown: ShutdownSettings,
     pub registration: RegistrationSettings,
+}
+
+/// Address of a status listener, or `off`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StatusListen(pub Option<SocketAddr>);
+
+impl FromStr for StatusListen {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<StatusListen, AddrParseError> {
+        if text == "off" { Ok(StatusListen(None)) } else { text.parse().map(|at| StatusListen(Some(at))) }
+    }
+}
+
+impl Display for StatusListen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
 }
 
 /// How the service registers itself.
@@ -96,16 +130,26 @@ impl ServiceSettings {
             let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
             reader.get("listen", "address and port to listen on", default)
         });
+        let status_listen = match service.port {
+            Some(_) => reader.get(
+                "status_listen",
+                "status listener, plain HTTP with health and metrics only: address and port, or off",
+                StatusListen::default(),
+            ),
+            None => StatusListen::default(),
+        };
+        let consul = read_consul(reader);
         let tls = service.port.and_then(|_| TlsSettings::read(reader));
         let settings = ServiceSettings {
             mtls: MtlsSettings::read(reader, tls.is_some()),
             listen,
-            advertise: read_advertise(reader, listen),
+            status_listen,
+            advertise: read_advertise(reader, listen, &consul),
             auth: AuthSettings::read(reader),
             tls,
             server: ServerSettings::read(reader),
             telemetry: TelemetrySettings::read(reader, service.name, service.version),
-            consul: read_consul(reader),
+            consul,
             shutdown: ShutdownSettings::read(reader),
             registration: RegistrationSettings {
                 enabled: reader.get("register", "register this service in the catalog", true),
@@ -120,11 +164,18 @@ impl ServiceSettings {
     }
 }
 
-fn read_advertise(reader: &mut Reader, listen: Option<SocketAddr>) -> Advertise {
+fn read_advertise(reader: &mut Reader, listen: Option<SocketAddr>, consul: &consul::Settings) -> Advertise {
     let given: Option<String> = reader.opt(
         "advertise",
-        "host under which others reach this process; by default POD_IP or the listen address",
+        "host under which others reach this process, or auto: this machine's address on the way to Consul; by default \
+         POD_IP or the listen address",
     );
+    if given.as_deref() == Some("auto") {
+        return Advertise::auto(&consul.address).unwrap_or_else(|fault| {
+            reader.fault("advertise", fault);
+            Advertise::listener()
+        });
+    }
     if let Some(fault) = given.as_deref().and_then(advertise_fault) {
         reader.fault("advertise", fault);
     }

@@ -14,7 +14,7 @@ use plinth_kit::auth::{AuthSettings, Caller, TokenKey};
 use plinth_kit::lifecycle::{Shutdown, ShutdownSettings};
 use plinth_kit::problem::{Json, Problem};
 use plinth_kit::settings::{Reader, Sources};
-use plinth_kit::{App, AppBuilder, AppError, Context, Routes, Service, ServiceSettings};
+use plinth_kit::{App, AppBuilder, AppError, Context, Probe, Routes, Service, ServiceSettings, healthcheck};
 use plinth_testbed::http_client::{get as fetch, send};
 use plinth_testbed::{eventually, holds};
 use serde::{Deserialize, Serialize};
@@ -143,6 +143,40 @@ async fn answers_the_routes_that_every_service_has() {
     assert!(String::from_utf8_lossy(docs.body()).contains("swagger-ui"), "{docs:?}");
     let script = fetch(&format!("{base}/docs/swagger-ui-bundle.js")).await.unwrap();
     assert!(script.status() == 200 && script.body().len() > 100_000, "the interface comes from the binary");
+}
+
+#[tokio::test]
+async fn the_status_listener_has_health_and_metrics_and_nothing_else() {
+    let context = context_of(settings(&["--status-listen", "127.0.0.1:0"])).await;
+    let database = context.readiness.condition("database");
+    context.components.add("database", true, || async { Ok(json!({})) });
+    let running = start_with(&context, |builder| builder).await;
+    let names: Vec<_> = running.app.addresses().iter().map(|listening| listening.name).collect();
+    assert_eq!(names, ["http", "status"]);
+    let status = running.app.addresses()[1].address;
+    let get = async |path: &str| fetch(&format!("http://{status}{path}")).await.unwrap();
+    assert_eq!(get("/health/live").await.status(), 200);
+    assert_eq!(get("/health/ready").await.status(), 503);
+    assert_problem(&get("/orders/1").await, 404);
+    assert_problem(&get("/openapi.json").await, 404);
+
+    healthcheck(status, Probe::Live).await.unwrap();
+    let why = plinth_kit::problem::chain(&healthcheck(status, Probe::Ready).await.unwrap_err());
+    assert!(why.contains("503") && why.contains("database"), "{why}");
+    let metrics = async || String::from_utf8(get("/metrics").await.body().to_vec()).unwrap();
+    let text = metrics().await;
+    assert!(
+        text.contains(r#"plinth_component_up{component="database",plinth_service="test-service"} 1"#),
+        "{text}"
+    );
+    assert!(
+        text.contains(r#"plinth_component_up{component="consul",plinth_service="test-service"} 0"#),
+        "{text}"
+    );
+    assert!(text.contains("plinth_ready{plinth_service=\"test-service\"} 0"), "{text}");
+    database.meet();
+    healthcheck(status, Probe::Ready).await.unwrap();
+    assert!(metrics().await.contains("plinth_ready{plinth_service=\"test-service\"} 1"));
 }
 
 #[tokio::test]

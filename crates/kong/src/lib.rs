@@ -15,6 +15,7 @@ mod load;
 pub mod model;
 mod network;
 mod node;
+pub mod oas;
 mod path;
 mod pattern;
 mod plugins;

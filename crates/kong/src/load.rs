@@ -300,6 +300,16 @@ impl Scope<'_, '_> {
         self.loader.warnings.push(Warning { path: at.path(), message: why.to_owned() });
     }
 
+    /// Notes that a field's value works other than in Kong, where its author knows: no warning.
+    pub fn remark(&mut self, field: &str, why: &'static str) {
+        self.loader.note(&self.at.key(field), crate::schema::Use::Different(why));
+    }
+
+    /// The same of a member of a record.
+    pub fn remark_in(&mut self, record: &str, field: &str, why: &'static str) {
+        self.loader.note(&self.at.key(record).key(field), crate::schema::Use::Different(why));
+    }
+
     /// Notes and warns that a field's value has no effect.
     pub fn ignored(&mut self, field: &str, why: &'static str) {
         let at = self.at.key(field);

@@ -88,6 +88,20 @@ impl Pattern {
         }
     }
 
+    /// From where to where each numbered group matched; `None` when the text does not match.
+    pub(crate) fn group_spans(&self, text: &str) -> Option<Vec<(usize, usize)>> {
+        match &self.0 {
+            Engine::Linear(regex) => {
+                let found = regex.captures(text)?;
+                Some(found.iter().skip(1).flatten().map(|group| (group.start(), group.end())).collect())
+            }
+            Engine::Backtracking(regex) => {
+                let found = regex.captures(text).ok().flatten()?;
+                Some(found.iter().skip(1).flatten().map(|group| (group.start(), group.end())).collect())
+            }
+        }
+    }
+
     /// Groups that took part, by name and by number ("1" is the first).
     pub fn captures(&self, text: &str) -> Captures {
         match &self.0 {

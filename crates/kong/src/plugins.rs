@@ -4,6 +4,7 @@ mod auth;
 mod jwks_auth;
 mod limits;
 mod logs;
+mod oas_validation;
 mod oauth2;
 mod queue;
 mod session;
@@ -51,6 +52,7 @@ static PLUGINS: &[PluginSchema] = &[
     oauth2::OAUTH2,
     jwks_auth::JWKS_AUTH,
     session::SESSION,
+    oas_validation::OAS_VALIDATION,
     logs::HTTP_LOG,
     logs::TCP_LOG,
     logs::UDP_LOG,

@@ -240,6 +240,7 @@ fn priorities_are_kongs() {
         ("request-size-limiting", 951),
         ("acl, config: {deny: [a]}", 950),
         ("rate-limiting, config: {day: 1}", 910),
+        ("oas-validation, config: {api_spec: 'openapi: 3.0.0\npaths: {}'}", 850),
         ("response-ratelimiting, config: {limits: {a: {day: 1}}}", 900),
         ("request-transformer", 801),
         ("response-transformer", 800),
@@ -297,4 +298,50 @@ fn old_redis_fields_of_response_ratelimiting_map_too() {
         panic!("other plugin")
     };
     assert_eq!((config.redis.host.as_deref(), config.redis.database), (Some("r"), 2));
+}
+
+#[test]
+fn values_that_mean_something_else_here_are_reported() {
+    let text = "_format_version: \"3.0\"
+upstreams:
+- {name: u, tags: [team-a, 'plinth.breaker:volume=5', 'plinth.sticky-cookie:place']}
+services:
+- {name: s, host: u, protocol: tcp, routes: [{name: r, protocols: [tcp], snis: [a.test], destinations: [{port: 1}]}]}
+plugins:
+- {name: correlation-id, config: {generator: tracker}}
+- {name: http-log, config: {http_endpoint: 'http://h', queue: {concurrency_limit: -1}}}
+- {name: oas-validation, config: {api_spec: '{\"openapi\": \"3.0.0\", \"paths\": {}}'}}
+- {name: session, config: {remember: true}}";
+    let loaded = load(text, Format::Yaml).unwrap_or_else(|faults| panic!("{faults}"));
+    let report = loaded.report;
+    for (field, support, why) in [
+        ("upstreams[].tags", Support::Different, "a circuit breaker for each target"),
+        ("upstreams[].tags", Support::Different, "a cookie keeps clients at their target"),
+        ("services[].protocol", Support::Ignored, "proxies HTTP and gRPC only"),
+        ("services[].routes[].protocols", Support::Ignored, "the route is not served"),
+        ("services[].routes[].destinations", Support::Ignored, "tcp and udp routes are not proxied"),
+        ("plugins[correlation-id].config.generator", Support::Different, "the client's address and port"),
+        ("plugins[http-log].config.queue.concurrency_limit", Support::Different, "sixteen batches"),
+        ("plugins[oas-validation].config.api_spec", Support::Different, "Enterprise"),
+        ("plugins[session].config.remember", Support::Supported, ""),
+    ] {
+        let found = report.fields.iter().any(|one| {
+            one.field == field && one.support == support && one.why.contains(why)
+        });
+        assert!(found, "{field}: {why} in {report:#?}");
+    }
+    // a stream's route is named, so that nobody waits for it to answer
+    let said = loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert!(said.contains("routes[0].protocols: this gateway proxies HTTP and gRPC only; the route is not served"), "{said}");
+    assert!(!said.contains("plinth."), "who writes such a tag knows: {said}");
+}
+
+#[test]
+fn a_document_that_cannot_be_checked_against_is_a_fault() {
+    let fault = |config: &str| load(&file(&format!("oas-validation, config: {config}")), Format::Yaml).unwrap_err().to_string();
+    let told = fault("{api_spec: 'openapi: 3.0.0'}");
+    assert!(told.contains("in 'api_spec': 'paths' is missing"), "{told}");
+    let told = fault("{api_spec: '{\"openapi\": \"3.0.0\", \"paths\": {}}', validate_response_body: true}");
+    assert!(told.contains("in 'validate_response_body': answers are not validated here"), "{told}");
+    assert!(fault("{}").contains("in 'api_spec': required field missing"));
 }

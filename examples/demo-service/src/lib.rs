@@ -15,13 +15,13 @@ use plinth_core::consul::Client;
 use plinth_core::registration::{
     CheckSpec, Owner, Registrar, Registration, SelfRegistration, Timing, host_port,
 };
-use plinth_kit::EXIT_SETTINGS;
 use plinth_kit::lifecycle::{AdvertiseError, Shutdown, ShutdownSettings, Signals};
 use plinth_kit::mtls::{Mtls, MtlsError, MtlsSource};
 use plinth_kit::server::{
     BoundListener, ServerError, ServerSettings, Stop, TlsError, TlsSource, serve as serve_http,
 };
-use plinth_kit::settings::{Faults, Reader, Sources};
+use plinth_kit::settings::{Faults, Reader, Sources, Wanted};
+use plinth_kit::{EXIT_SETTINGS, HealthcheckError, healthcheck};
 
 pub use settings::Settings;
 
@@ -40,6 +40,8 @@ pub enum Error {
     Advertise(#[from] AdvertiseError),
     #[error("cannot talk to Consul")]
     Consul(#[from] plinth_core::Error),
+    #[error("healthcheck failed")]
+    Healthcheck(#[from] HealthcheckError),
     #[error("cannot go on")]
     Io(#[from] std::io::Error),
 }
@@ -62,12 +64,19 @@ fn try_run(arguments: Vec<String>) -> Result<(), Error> {
         .collect();
     let mut reader = Reader::new(&Sources::new("demo-service", arguments, environment, None)?);
     let settings = Settings::read(&mut reader);
-    if reader.wanted().is_some() {
-        return Ok(std::io::stdout().write_all(reader.help().as_bytes())?);
-    }
+    let probe = match reader.wanted() {
+        Some(Wanted::Healthcheck(probe)) => Some(probe),
+        Some(Wanted::Help | Wanted::Version) => {
+            return Ok(std::io::stdout().write_all(reader.help().as_bytes())?);
+        }
+        None => None,
+    };
     reader.finish()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(settings))
+    match probe {
+        Some(probe) => Ok(runtime.block_on(healthcheck(settings.listen, probe))?),
+        None => runtime.block_on(serve(settings)),
+    }
 }
 
 /// The whole life of a service on the platform.

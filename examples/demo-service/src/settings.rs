@@ -35,14 +35,25 @@ impl Settings {
         });
         let address = "Consul's HTTP API or the embedded agent's (also CONSUL_HTTP_ADDR)";
         consul.address = reader.get("consul.address", address, consul.address.clone());
-        let host: Option<String> = reader.opt("advertise", "host under which others reach this process");
+        let host: Option<String> = reader.opt(
+            "advertise",
+            "host under which others reach this process, or auto: this machine's address on the way to Consul",
+        );
+        let advertise = match host.as_deref() {
+            Some("auto") => Advertise::auto(&consul.address).unwrap_or_else(|fault| {
+                reader.fault("advertise", fault);
+                Advertise::listener()
+            }),
+            Some(host) => Advertise::host(host),
+            None => Advertise::listener(),
+        };
         let listen =
             reader.get("listen", "address and port; port 0 takes a free one", ([127, 0, 0, 1], 0).into());
         Self {
             name: reader.get("name", "name of the service in the catalog", "demo-service".to_owned()),
             id: reader.opt("id", "id of this instance; by default <name>-<host>-<port>"),
             listen,
-            advertise: host.map_or_else(Advertise::listener, Advertise::host),
+            advertise,
             check_interval: reader.duration(
                 "check_interval",
                 "time between probes of /health",

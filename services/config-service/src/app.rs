@@ -58,7 +58,11 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     };
     let publisher = KvPublisher::new(context.consul.clone(), parts.store.clone());
     let kv_relay = Relay::new(parts.database.clone(), KV_LANE, publisher, kv_settings());
-    let event_relay = parts.event_relay();
+    let rabbit = parts.settings.events.clone().map(Rabbit::new);
+    if let Some(rabbit) = rabbit.clone() {
+        context.components.add("rabbitmq", false, move || rabbit_health(rabbit.clone()));
+    }
+    let event_relay = parts.event_relay(rabbit);
     let kv_relay = kv_relay.with_observer(parts.metrics.clone()).followed_by(event_relay.nudge());
     let nudge = kv_relay.nudge();
 
@@ -104,11 +108,8 @@ impl Parts {
         )
     }
 
-    fn event_relay(&self) -> Relay<EventPublisher> {
-        let events = match &self.settings.events {
-            Some(rabbit) => EventPublisher::Rabbit(Rabbit::new(rabbit.clone())),
-            None => EventPublisher::Bus(Bus::default()),
-        };
+    fn event_relay(&self, rabbit: Option<Rabbit>) -> Relay<EventPublisher> {
+        let events = rabbit.map_or_else(|| EventPublisher::Bus(Bus::default()), EventPublisher::Rabbit);
         Relay::new(self.database.clone(), EVENT_LANE, events, RelaySettings::default())
             .with_observer(self.metrics.clone())
     }
@@ -201,8 +202,8 @@ impl Parts {
                 }
             }
         });
-        let database = self.database.clone();
-        context.components.add("outbox", false, move || outbox_health(database.clone()));
+        let (database, metrics) = (self.database.clone(), self.metrics.clone());
+        context.components.add("outbox", false, move || outbox_health(database.clone(), metrics.clone()));
         let live = self.live.clone();
         context.components.add("configuration", true, move || {
             let live = live.clone();
@@ -261,14 +262,26 @@ fn kv_settings() -> RelaySettings {
     RelaySettings { backoff: (Duration::from_millis(50), Duration::from_secs(1)), ..RelaySettings::default() }
 }
 
-async fn outbox_health(database: Database) -> Result<serde_json::Value, String> {
+async fn rabbit_health(rabbit: Rabbit) -> Result<serde_json::Value, String> {
+    match rabbit.ping().await {
+        Ok(()) => Ok(json!({ "unroutable": rabbit.unroutable() })),
+        Err(error) => {
+            tracing::debug!(reason = plinth_core::error::chain(&error), "RabbitMQ is away");
+            Err("RabbitMQ does not answer; events wait in the outbox".to_owned())
+        }
+    }
+}
+
+async fn outbox_health(database: Database, metrics: Arc<Metrics>) -> Result<serde_json::Value, String> {
     let mut details = serde_json::Map::new();
     let mut late = Vec::new();
     for lane in [KV_LANE, EVENT_LANE] {
         let backlog =
             outbox::backlog(&database, lane).await.map_err(|_| "the outbox cannot be read".to_owned())?;
         let age = backlog.oldest.map(|at| Timestamp::now().duration_since(at));
-        if age.is_some_and(|age| Duration::try_from(age).is_ok_and(|age| age > OLD_ROW)) {
+        let age = age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default();
+        metrics.oldest_row(lane, age);
+        if age > OLD_ROW {
             late.push(format!("{} rows of lane {lane} wait", backlog.rows));
         }
         details.insert(lane.to_owned(), backlog.rows.into());

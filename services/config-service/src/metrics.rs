@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use plinth_events::RelayObserver;
-use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use crate::Error;
+use crate::store::{EVENT_LANE, KV_LANE};
 
 pub struct Metrics {
     /// `config_writes_total{result="live|accepted|unchanged|refused"}`
@@ -20,6 +23,7 @@ pub struct Metrics {
     refused: IntCounterVec,
     unavailable: IntCounterVec,
     depth: IntGaugeVec,
+    oldest: GaugeVec,
 }
 
 impl Metrics {
@@ -50,7 +54,15 @@ impl Metrics {
         let snapshot_age =
             Gauge::new("config_snapshot_age_seconds", "Time since Consul confirmed the snapshot")?;
         registry.register(Box::new(snapshot_age.clone()))?;
-        Ok(Self {
+        let oldest = GaugeVec::new(
+            Opts::new(
+                "outbox_oldest_row_age_seconds",
+                "Age of the oldest outbox row that waits; 0: none does",
+            ),
+            &["lane"],
+        )?;
+        registry.register(Box::new(oldest.clone()))?;
+        let metrics = Self {
             writes: counter("config_writes_total", "Writes by outcome", "result")?,
             drift: counter(
                 "config_drift_total",
@@ -65,7 +77,32 @@ impl Metrics {
             refused: counter("outbox_refused_total", "Messages a publisher refused", "lane")?,
             unavailable: counter("outbox_unavailable_total", "Tries that found a publisher away", "lane")?,
             depth,
-        })
+            oldest,
+        };
+        metrics.begin();
+        Ok(metrics)
+    }
+
+    /// Present from the start: a rate over a series that appears later misses its first step.
+    fn begin(&self) {
+        for result in ["live", "accepted", "unchanged", "refused"] {
+            self.writes.with_label_values(&[result]);
+        }
+        for action in ["republished", "adopted"] {
+            self.drift.with_label_values(&[action]);
+        }
+        for lane in [KV_LANE, EVENT_LANE] {
+            self.lag.with_label_values(&[lane]);
+            self.refused.with_label_values(&[lane]);
+            self.unavailable.with_label_values(&[lane]);
+            self.depth.with_label_values(&[lane]);
+            self.oldest.with_label_values(&[lane]);
+        }
+    }
+
+    /// How long the lane's oldest row has been waiting.
+    pub fn oldest_row(&self, lane: &str, age: Duration) {
+        self.oldest.with_label_values(&[lane]).set(age.as_secs_f64());
     }
 }
 

@@ -1,5 +1,6 @@
 //! The Admin API (Kong's, read-only but for whole configurations) and the Status API.
 
+mod cache;
 mod collections;
 mod config;
 mod entities;
@@ -16,8 +17,9 @@ use axum::extract::{DefaultBodyLimit, Path, Query, Request, State as Extract};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 use axum::{Json, Router};
+use plinth_core::health::Components;
 use plinth_kit::auth::Auth;
 use plinth_kit::health::Readiness;
 use plinth_kit::problem::Problem;
@@ -44,6 +46,7 @@ struct Inner {
     exposition: telemetry::Metrics,
     kong: KongMetrics,
     readiness: Readiness,
+    components: Components,
     node: Uuid,
     started: Instant,
     config_limit: usize,
@@ -66,6 +69,7 @@ impl State {
             exposition: context.metrics.clone(),
             kong,
             readiness: context.readiness.clone(),
+            components: context.components.clone(),
             node,
             started: context.started,
             config_limit,
@@ -90,6 +94,12 @@ pub fn routes(state: State) -> Router {
         .route("/upstreams/{upstream}/health", get(health::upstream).options(get_options))
         .route("/upstreams/{upstream}/targets/{target}/{state}", put(health::set))
         .route("/upstreams/{upstream}/targets/{target}/{state}/{of_address}", put(health::set))
+        .route("/proxy-cache", delete(cache::purge).options(delete_options).fallback(not_allowed_of))
+        .route("/proxy-cache/{cache}", get(cache::entry).delete(cache::remove).options(cache_options).fallback(not_allowed_of))
+        .route(
+            "/proxy-cache/{cache}/caches/{key}",
+            get(cache::entry_of).delete(cache::remove_of).options(cache_options).fallback(not_allowed_of),
+        )
         .route("/plugins/enabled", get(enabled).options(get_options).fallback(not_allowed_of))
         .route("/{collection}", any(collections::list))
         .route("/{collection}/{entity}", any(collections::one))
@@ -114,6 +124,14 @@ fn options(allow: &'static str) -> Response {
     let allowed = HeaderValue::from_static(allow);
     let headers = [(header::ALLOW, allowed.clone()), (header::ACCESS_CONTROL_ALLOW_METHODS, allowed)];
     (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+async fn delete_options() -> Response {
+    options("DELETE, OPTIONS")
+}
+
+async fn cache_options() -> Response {
+    options("DELETE, GET, HEAD, OPTIONS")
 }
 
 async fn get_options() -> Response {
@@ -151,13 +169,14 @@ fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
 }
 
 /// The Status API.
-pub fn status_routes(state: State) -> Router {
+pub fn status_routes(state: State, probes: Router) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/status/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/upstreams/{upstream}/health", get(health::upstream))
         .with_state(state)
+        .merge(probes)
         .fallback(not_found)
 }
 
@@ -318,6 +337,7 @@ pub fn with_metrics(state: State, router: Router) -> Router {
     responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain")),
 )]
 async fn metrics(Extract(state): Extract<State>) -> Response {
+    state.0.exposition.observe(&state.0.components, &state.0.readiness).await;
     let kong = state.0.kong.text(&state.0.configurator.current(), &state.0.metrics);
     let (own, kong) = match (state.0.exposition.render(), kong) {
         (Ok(own), Ok(kong)) => (own, kong),

@@ -1,5 +1,6 @@
 //! Wiring: listeners first, then workers, the first configuration, and what goes on beside them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +9,18 @@ use plinth_core::consul::Address;
 use plinth_core::discovery::{Discovery, DiscoverySettings};
 use plinth_core::registration::{CheckSpec, Registration, Timing};
 use plinth_kit::lifecycle::Shutdown;
+use plinth_kit::server::BoundListener;
 use plinth_kit::settings::Faults;
 use plinth_kit::{App, AppBuilder, Context, Listening, Routes, Service};
+use serde_json::json;
+use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
 use crate::certificates::Certificates;
 use crate::compile::Compiler;
 use crate::error::Error;
+use crate::handover::{self, HandoverError, Inherited, Listeners};
 use crate::kong_metrics::KongMetrics;
 use crate::listen::{self, Bound, Listen};
 use crate::metrics::Metrics;
@@ -27,7 +32,10 @@ use crate::worker::{Shared, Workers};
 
 /// The service. It has listeners of its own; its runtime beside the workers is small.
 pub const SERVICE: Service =
-    Service::new("gateway", env!("CARGO_PKG_VERSION")).document(admin::document).threads(2);
+    Service::new("gateway", env!("CARGO_PKG_VERSION")).document(admin::document).own_status(8007).threads(2);
+
+/// Name of the Status API's listener.
+const STATUS: &str = "status";
 
 /// A proxy listener, bound.
 struct Proxy {
@@ -40,6 +48,26 @@ struct Proxy {
 /// # Errors
 /// Settings, addresses, certificates or a configuration that cannot be used.
 pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
+    start_with(settings, context, Arc::default(), None).await
+}
+
+/// Starts the gateway as a process of its own: it takes over the listeners of the one before, or of systemd, and hands
+/// over its own on SIGUSR2.
+///
+/// # Errors
+/// As [`start`], and listeners that were announced and cannot be had.
+pub async fn start_process(settings: Settings, context: Context) -> Result<App, Error> {
+    let asked = handover::asked()?;
+    let inherited = Arc::new(Inherited::receive()?);
+    start_with(settings, context, inherited, Some(asked)).await
+}
+
+async fn start_with(
+    settings: Settings,
+    context: Context,
+    inherited: Arc<Inherited>,
+    asked: Option<Signal>,
+) -> Result<App, Error> {
     // before anybody can know the process: a SIGHUP that comes early must not end it
     let hangup = reload::hangup()?;
     let rotated = reload::rotated()?;
@@ -47,10 +75,11 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     if let Some(certificates) = certificates.clone() {
         context.metrics.certificates.add("proxy", move || certificates.expiries());
     }
-    let proxies = bind(&settings, certificates.as_ref())?;
+    let proxies = bind(&settings, certificates.as_ref(), &inherited)?;
     let metrics = Metrics::new(&context.metrics.registry, settings.workers)?;
     let discovery = Discovery::start(context.consul.clone(), DiscoverySettings::default(), &context.control);
     // Kong's metrics have a label `service` of their own, the service's registry puts one on everything
+    add_discovery_check(&context, &discovery, &metrics);
     let kong_registry = prometheus::Registry::new();
     let node = uuid::Uuid::new_v4();
     let env = plugins::Env {
@@ -83,13 +112,20 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let configured = context.readiness.condition("configuration");
     configurator.load(&settings.config, false).await?;
 
+    let (limit, counted) = (settings.handover_timeout, metrics.clone());
     let state = admin::State::new(configurator.clone(), metrics, kong, node, &context, settings.config_limit);
-    let mut builder = AppBuilder::new(&context);
-    builder = listen_control(builder, &settings, &context, &state).await?;
+    let mut listeners = Listeners::default();
+    for proxy in &proxies {
+        listeners.add(proxy.bound.listen.address, &proxy.sockets).map_err(HandoverError::Copy)?;
+    }
+    let builder = AppBuilder::new(&context);
+    let control = listen_control(builder, &settings, &context, &state, (&inherited, &mut listeners)).await?;
+    let (mut builder, status) = control;
+    inherited.close_rest();
     for proxy in &proxies {
         builder = builder.listening(listening(proxy));
     }
-    builder = match registration(&context, &proxies) {
+    builder = match registration(&context, &proxies, status) {
         Some(registration) => builder.registration(registration),
         None => builder,
     };
@@ -97,6 +133,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
     let (following, tending, first) = (configurator.clone(), configurator.clone(), configurator.clone());
     let rotating = configurator.clone();
     let shutdown = context.shutdown.clone();
+    let (ready, next) = (context.readiness.clone(), context.shutdown.clone());
     let builder = builder
         .task("proxy", |_| async move {
             serve(proxies, workers, shutdown).await;
@@ -118,10 +155,21 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         .task("readiness", |stop| async move {
             tokio::select! {
                 () = first.first() => configured.meet(),
+                () = stop.cancelled() => return Ok(()),
+            }
+            tokio::select! {
+                () = ready.ready() => inherited.ready(),
                 () = stop.cancelled() => {}
             }
             Ok::<_, Error>(())
         });
+    let builder = match asked {
+        Some(asked) => builder.task("hand-over", |_| async move {
+            handover::run(listeners, asked, limit, counted, next).await;
+            Ok::<_, Error>(())
+        }),
+        None => builder,
+    };
     Ok(builder.start().await?)
 }
 
@@ -189,12 +237,17 @@ fn certificates(settings: &Settings) -> Result<Option<Arc<Certificates>>, Error>
     }
 }
 
-fn bind(settings: &Settings, certificates: Option<&Arc<Certificates>>) -> Result<Vec<Proxy>, Error> {
+fn bind(
+    settings: &Settings,
+    certificates: Option<&Arc<Certificates>>,
+    inherited: &Inherited,
+) -> Result<Vec<Proxy>, Error> {
     let mut proxies = Vec::with_capacity(settings.proxy.len());
     for listen in &settings.proxy {
         let copies = if listen.reuseport { settings.workers } else { 1 };
-        let (address, sockets) =
-            listen::bind(listen, copies).map_err(|source| Error::Bind { address: listen.address, source })?;
+        let taken = inherited.take(listen.address);
+        let (address, sockets) = listen::complete(listen, copies, taken)
+            .map_err(|source| Error::Bind { address: listen.address, source })?;
         let tls = match certificates {
             Some(certificates) if listen.ssl => {
                 Some(certificates.server_config(listen.http2, settings.client_auth.as_ref())?)
@@ -215,18 +268,37 @@ fn listening(proxy: &Proxy) -> Listening {
     }
 }
 
-/// The Admin and the Status API.
+/// Not critical: requests are served from the last snapshot.
+fn add_discovery_check(context: &Context, discovery: &Discovery, metrics: &Metrics) {
+    let (discovery, metrics) = (discovery.clone(), metrics.clone());
+    context.components.add("discovery", false, move || {
+        let status = discovery.status();
+        let age = status.oldest_age.unwrap_or_default();
+        metrics.discovery_age.set(age.as_secs_f64());
+        metrics.discovery_connected.set(status.connected.into());
+        async move {
+            if status.connected {
+                Ok(json!({"watches": status.watches, "oldest_age_seconds": age.as_secs()}))
+            } else {
+                Err(format!("the catalog cannot be read; endpoints are up to {} s old", age.as_secs()))
+            }
+        }
+    });
+}
+
+/// The Admin and the Status API, and where the latter is.
 async fn listen_control(
     mut builder: AppBuilder,
     settings: &Settings,
     context: &Context,
     state: &admin::State,
-) -> Result<AppBuilder, Error> {
+    (inherited, listeners): (&Inherited, &mut Listeners),
+) -> Result<(AppBuilder, Option<SocketAddr>), Error> {
     if let Some(Listen { address, .. }) = settings.admin {
         if let Some((setting, message)) = context.settings.auth.exposure_fault(address) {
             return Err(Faults::one(context.service, setting, message).into());
         }
-        let listener = context.bind_at("admin", address).await?;
+        let listener = control_listener(context, "admin", address, inherited, listeners).await?;
         let guard = middleware::from_fn_with_state(context.auth.clone(), admin::authorize);
         let routes = Routes::new(admin::routes(state.clone()).layer(guard));
         let router = context.router(routes, admin::document())?.fallback(admin::not_found);
@@ -234,15 +306,37 @@ async fn listen_control(
         builder = builder.http(listener, router);
     }
     if let Some(Listen { address, .. }) = settings.status {
-        let listener = context.bind_plain_at("status", address).await?;
-        builder = builder.http(listener, admin::status_routes(state.clone()));
+        let listener = control_listener(context, STATUS, address, inherited, listeners).await?;
+        let bound = listener.address();
+        builder = builder.http(listener, admin::status_routes(state.clone(), context.probe_routes()));
+        return Ok((builder, Some(bound)));
     }
-    Ok(builder)
+    Ok((builder, None))
+}
+
+/// Binds an address, or takes over the socket that there is for it; the next process may have it too.
+async fn control_listener(
+    context: &Context,
+    name: &'static str,
+    address: std::net::SocketAddr,
+    inherited: &Inherited,
+    listeners: &mut Listeners,
+) -> Result<BoundListener, Error> {
+    // who probes and scrapes shows no certificate
+    let plain = name == STATUS;
+    let listener = match inherited.take(address).into_iter().next() {
+        Some(socket) if plain => BoundListener::adopt(name, socket, None)?,
+        Some(socket) => context.adopt(name, socket)?,
+        None if plain => BoundListener::bind(name, address, None).await?,
+        None => context.bind_at(name, address).await?,
+    };
+    listeners.add(address, std::slice::from_ref(&listener)).map_err(HandoverError::Copy)?;
+    Ok(listener)
 }
 
 /// In the catalog the gateway is its first proxy listener. Where that is cannot always be told (Kong's
 /// `0.0.0.0:8000` without `advertise` or POD_IP): then it does its work unregistered and says so.
-fn registration(context: &Context, proxies: &[Proxy]) -> Option<Registration> {
+fn registration(context: &Context, proxies: &[Proxy], status: Option<SocketAddr>) -> Option<Registration> {
     let first = proxies.first()?;
     let own = &context.settings.registration;
     if !own.enabled {
@@ -256,7 +350,11 @@ fn registration(context: &Context, proxies: &[Proxy]) -> Option<Registration> {
         }
     };
     let id = own.id.clone().unwrap_or_else(|| format!("gateway-{}-{port}", host.replace([':', '%'], "-")));
+    let status_port = status.and_then(|status| context.status_port(&host, status));
     let mut registration = Registration::new(context.service, id, host, port);
+    if let Some(port) = status_port {
+        registration.metadata.insert("status_port".to_owned(), port.to_string().into());
+    }
     registration.tags.clone_from(&own.tags);
     registration.metadata.insert("version".to_owned(), context.version.into());
     registration.metadata.insert("scheme".to_owned(), listening(first).scheme.into());
@@ -270,8 +368,9 @@ async fn serve(proxies: Vec<Proxy>, workers: Arc<Workers>, shutdown: Shutdown) {
     let mut accepting = tokio::task::JoinSet::new();
     for Proxy { bound, sockets } in proxies {
         if bound.listen.reuseport {
+            // a process before may have had more workers: none of its queues is left alone
             for (index, socket) in sockets.into_iter().enumerate() {
-                workers.listen(index, socket, bound.clone());
+                workers.listen(index % workers.len(), socket, bound.clone());
             }
         } else {
             for socket in sockets {

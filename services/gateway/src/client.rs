@@ -4,6 +4,7 @@
 //! bodies both ways at once, takes header values as slices of the read buffer, and is strict about what it accepts:
 //! anything whose framing could be read in two ways is an error and closes the connection.
 
+pub mod ahead;
 pub mod body;
 pub mod chunked;
 pub mod connection;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::net::TcpStream;
 
+pub use ahead::{ReadAhead, ReadAheadSettings, Streamed};
 pub use body::UpstreamBody;
 pub use connection::{Connection, Limits, Pump};
 pub use error::Fault;
@@ -69,7 +71,7 @@ pub enum ReplyBody {
     /// All of it, already here.
     Whole(Bytes),
     /// Still to be read.
-    Stream(Box<UpstreamBody>),
+    Stream(Streamed),
     /// Still to be read, over HTTP/2.
     Http2(Box<http2::Download>),
     /// 101: the connection itself.
@@ -187,7 +189,7 @@ fn reply(
             }
             ReplyBody::Whole(whole)
         }
-        Framing::Length(_) | Framing::Chunked | Framing::Close => ReplyBody::Stream(Box::new(UpstreamBody {
+        Framing::Length(_) | Framing::Chunked | Framing::Close => ReplyBody::Stream(Streamed::new(UpstreamBody {
             connection: Some(connection),
             decoding: match framing {
                 Framing::Length(length) => Decoding::Length(length),
@@ -198,6 +200,10 @@ fn reply(
             home: keep_alive.then_some(home),
             read_timeout,
             waiting: false,
+            polled: false,
+            ahead: std::collections::VecDeque::new(),
+            ahead_bytes: 0,
+            in_flight: None,
         })),
     };
     Reply { status, headers, body }

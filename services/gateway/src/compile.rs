@@ -278,6 +278,11 @@ impl Compiler {
         self.plugins.flush();
     }
 
+    /// The caches of a configuration.
+    pub fn caches(&self, config: &plinth_kong::Config) -> crate::plugins::Caches {
+        self.plugins.caches(config)
+    }
+
     /// Opens log files anew.
     pub fn reopen(&self) {
         self.plugins.reopen();

@@ -25,6 +25,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Listeners of the process before, or of systemd.
+    #[error(transparent)]
+    Handover(#[from] crate::handover::HandoverError),
     /// A worker thread could not be started.
     #[error("cannot start a worker")]
     Worker(#[source] std::io::Error),

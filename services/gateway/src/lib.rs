@@ -12,6 +12,7 @@ pub mod client;
 pub mod compile;
 pub mod context;
 pub mod error;
+pub mod handover;
 pub mod identity;
 pub mod kong_metrics;
 pub mod listen;
@@ -30,6 +31,6 @@ pub mod trusted;
 pub mod upstream;
 pub mod worker;
 
-pub use app::{SERVICE, start};
+pub use app::{SERVICE, start, start_process};
 pub use error::Error;
 pub use settings::Settings;

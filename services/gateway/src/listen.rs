@@ -156,6 +156,28 @@ pub fn bind(listen: &Listen, copies: usize) -> io::Result<(SocketAddr, Vec<TcpLi
     Ok((address, listeners))
 }
 
+/// The sockets of an address: those there are, and as many more as are missing.
+///
+/// # Errors
+/// The system's.
+pub fn complete(
+    listen: &Listen,
+    copies: usize,
+    mut there: Vec<TcpListener>,
+) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    let Some(first) = there.first() else { return bind(listen, copies) };
+    let address = first.local_addr()?;
+    for socket in &there {
+        socket.set_nonblocking(true)?;
+    }
+    if there.len() < copies {
+        // only sockets of processes that had the flag too can share their port
+        let missing = copies - there.len();
+        there.extend(bind(&Listen { address, ..listen.clone() }, missing)?.1);
+    }
+    Ok((address, there))
+}
+
 /// Takes connections off a listener and hands each to `take`. Told to stop, it takes those that wait in the queue
 /// already (closing would reset them) and closes the listener.
 pub async fn accept(

@@ -6,5 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    plinth_kit::run(gateway::SERVICE, gateway::Settings::read, gateway::start)
+    plinth_kit::run(gateway::SERVICE, gateway::Settings::read, gateway::start_process)
 }

@@ -1,12 +1,16 @@
 //! The gateway's own metrics. Each worker counts in its own cache lines; the sums are made when somebody looks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
+use prometheus::proto::{self, MetricFamily};
 use prometheus::{CounterVec, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+
+use crate::context::Source;
 
 /// A number only one thread changes.
 #[derive(Debug, Default)]
@@ -55,12 +59,52 @@ pub struct WorkerStats {
     pub busy_nanos: Count,
     /// Idle upstream connections.
     pub pool_idle: Count,
+    /// Answers by who made them and the first digit of their status.
+    pub responses: [[Count; CLASSES.len()]; SOURCES.len()],
+    /// How long requests took: one count for each bucket and one above.
+    pub durations: [Count; BUCKETS.len() + 1],
+    /// Their sum, nanoseconds.
+    pub duration_nanos: Count,
+    /// Bytes of answers held for slow clients.
+    pub read_ahead: Count,
 }
+
+/// Label values of `gateway_responses_total`, in the order of [`Source`] and of the status.
+const SOURCES: [&str; 2] = ["gateway", "upstream"];
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Upper bounds of `gateway_request_duration_seconds`.
+const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+const DURATIONS: &str = "gateway_request_duration_seconds";
+const DURATIONS_HELP: &str =
+    "time from a request's head to its answer's last byte; upgraded connections are left out";
 
 /// A poll longer than this is counted: it held up everything else of the worker.
 const SLOW_POLL: Duration = Duration::from_millis(2);
 
 impl WorkerStats {
+    /// Counts an answer.
+    pub fn answered(&self, source: Source, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).saturating_sub(1);
+        let source = match source {
+            Source::Gateway => 0,
+            Source::Upstream => 1,
+        };
+        if let Some(count) = self.responses.get(source).and_then(|classes| classes.get(class)) {
+            count.add(1);
+        }
+    }
+
+    /// Counts a request that is over.
+    pub fn took(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
+        if let Some(count) = self.durations.get(bucket) {
+            count.add(1);
+        }
+        self.duration_nanos.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+
     /// Runs `poll` and counts its time.
     pub fn timed<T>(&self, poll: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
@@ -84,8 +128,11 @@ pub struct Metrics {
     in_flight: IntGauge,
     retries: IntCounter,
     slow_polls: IntCounter,
+    responses: IntCounterVec,
     busy: CounterVec,
     pool_idle: IntGauge,
+    durations: Desc,
+    read_ahead: IntGauge,
     /// Generation of the running configuration.
     pub generation: IntGauge,
     /// How long applying it took, from the text to the workers.
@@ -96,6 +143,12 @@ pub struct Metrics {
     pub last_reload_ok: IntGauge,
     /// Configurations offered, by result.
     pub reloads: IntCounterVec,
+    /// Age of the oldest service snapshot in use.
+    pub discovery_age: Gauge,
+    /// 1 while the catalog can be read.
+    pub discovery_connected: IntGauge,
+    /// Hand-overs to a new process, by result.
+    pub handovers: IntCounterVec,
     /// Healthy, unhealthy and ejected endpoints by upstream.
     pub endpoints: IntGaugeVec,
 }
@@ -120,11 +173,20 @@ impl Metrics {
                 "gateway_slow_polls_total",
                 "times a connection kept its worker busy for more than 2 ms",
             )?,
+            responses: IntCounterVec::new(
+                Opts::new("gateway_responses_total", "answers by who made them and class of status"),
+                &["source", "class"],
+            )?,
             busy: CounterVec::new(
                 Opts::new("gateway_worker_busy_seconds_total", "time workers spent on connections"),
                 &["worker"],
             )?,
             pool_idle: IntGauge::new("gateway_upstream_connections_idle", "idle upstream connections")?,
+            durations: Desc::new(DURATIONS.into(), DURATIONS_HELP.into(), Vec::new(), HashMap::new())?,
+            read_ahead: IntGauge::new(
+                "gateway_response_read_ahead_bytes",
+                "bytes of answers read ahead of slow clients",
+            )?,
             generation: IntGauge::new(
                 "gateway_config_generation",
                 "generation of the running configuration",
@@ -145,12 +207,27 @@ impl Metrics {
                 Opts::new("gateway_config_reloads_total", "configurations offered, by result"),
                 &["result"],
             )?,
+            discovery_age: Gauge::new(
+                "gateway_discovery_age_seconds",
+                "age of the oldest service snapshot in use",
+            )?,
+            discovery_connected: IntGauge::new(
+                "gateway_discovery_connected",
+                "1 while the catalog's service list can be read",
+            )?,
+            handovers: IntCounterVec::new(
+                Opts::new("gateway_handovers_total", "hand-overs to a new process, by result"),
+                &["result"],
+            )?,
             endpoints: IntGaugeVec::new(
                 Opts::new("gateway_upstream_endpoints", "endpoints of each upstream by state"),
                 &["upstream", "state"],
             )?,
         };
         metrics.last_reload_ok.set(1);
+        for result in ["applied", "refused"] {
+            metrics.reloads.with_label_values(&[result]);
+        }
         registry.register(Box::new(metrics.clone()))?;
         Ok(metrics)
     }
@@ -177,13 +254,44 @@ impl Metrics {
         counter(&self.retries, self.sum(|worker| &worker.retries));
         counter(&self.slow_polls, self.sum(|worker| &worker.slow_polls));
         gauge(&self.pool_idle, self.sum(|worker| &worker.pool_idle));
+        for (source, label) in SOURCES.iter().enumerate() {
+            for (class, digit) in CLASSES.iter().enumerate() {
+                let answers = self.responses.with_label_values(&[label, digit]);
+                counter(&answers, self.sum(|worker| &worker.responses[source][class]));
+            }
+        }
+        gauge(&self.read_ahead, self.sum(|worker| &worker.read_ahead));
         for (index, worker) in self.workers.iter().enumerate() {
             let busy = self.busy.with_label_values(&[&index.to_string()]);
             busy.inc_by((worker.busy_nanos.get() as f64 / 1e9 - busy.get()).max(0.0));
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 14] {
+    /// `gateway_request_duration_seconds`, made of the workers' counts.
+    fn durations(&self) -> MetricFamily {
+        let mut histogram = proto::Histogram::default();
+        let (mut buckets, mut below) = (Vec::with_capacity(BUCKETS.len()), 0);
+        for (index, bound) in BUCKETS.iter().enumerate() {
+            below += self.sum(|worker| &worker.durations[index]);
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(below);
+            buckets.push(bucket);
+        }
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(below + self.sum(|worker| &worker.durations[BUCKETS.len()]));
+        histogram.set_sample_sum(self.sum(|worker| &worker.duration_nanos) as f64 / 1e9);
+        let mut metric = proto::Metric::default();
+        metric.set_histogram(histogram);
+        let mut family = MetricFamily::default();
+        family.set_name(DURATIONS.to_owned());
+        family.set_help(DURATIONS_HELP.to_owned());
+        family.set_field_type(proto::MetricType::HISTOGRAM);
+        family.mut_metric().push(metric);
+        family
+    }
+
+    fn parts(&self) -> [&dyn Collector; 19] {
         [
             &self.accepted,
             &self.connections,
@@ -191,13 +299,18 @@ impl Metrics {
             &self.in_flight,
             &self.retries,
             &self.slow_polls,
+            &self.responses,
             &self.busy,
             &self.pool_idle,
+            &self.read_ahead,
             &self.generation,
             &self.apply_seconds,
             &self.applied_at,
             &self.last_reload_ok,
             &self.reloads,
+            &self.discovery_age,
+            &self.discovery_connected,
+            &self.handovers,
             &self.endpoints,
         ]
     }
@@ -205,11 +318,11 @@ impl Metrics {
 
 impl Collector for Metrics {
     fn desc(&self) -> Vec<&Desc> {
-        self.parts().into_iter().flat_map(Collector::desc).collect()
+        self.parts().into_iter().flat_map(Collector::desc).chain([&self.durations]).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.gather();
-        self.parts().into_iter().flat_map(Collector::collect).collect()
+        self.parts().into_iter().flat_map(Collector::collect).chain([self.durations()]).collect()
     }
 }

@@ -23,6 +23,7 @@ mod jwt;
 mod key_auth;
 mod limits;
 mod metrics;
+mod oas_validation;
 mod oauth2;
 mod opentelemetry;
 mod proxy_cache;
@@ -47,6 +48,7 @@ use uuid::Uuid;
 pub use assemble::Compiled;
 pub(crate) use assemble::specificity;
 pub use chain::{BodySource, Chain};
+pub use proxy_cache::{Away, Caches};
 pub use size_limiting::refusal as too_long;
 
 use crate::compile::changes::{same, unchanged};
@@ -236,6 +238,12 @@ impl Runtime {
         self.exports.flush();
     }
 
+    /// The caches of a configuration's proxy-cache plugins, for the Admin API.
+    #[must_use]
+    pub fn caches(&self, config: &Config) -> Caches {
+        Caches::of(config, &self.cache, &self.redis)
+    }
+
     /// Opens all log files anew, for logrotate.
     pub fn reopen(&self) {
         self.files.reopen();
@@ -307,6 +315,9 @@ impl Runtime {
             )?)),
             PluginConfig::Session(config) => {
                 Instance::Session(Box::new(session::Session::new(config, directory, &self.session_key)?))
+            }
+            PluginConfig::OasValidation(config) => {
+                Instance::OasValidation(Box::new(oas_validation::OasValidation::new(config)?))
             }
             PluginConfig::HttpLog(config) => {
                 Instance::RemoteLog(remote_log::RemoteLog::http(config, &self.exports)?)

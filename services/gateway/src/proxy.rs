@@ -54,7 +54,7 @@ pub async fn handle(
 ) -> Response<ProxyBody> {
     let timing = Timing::start();
     worker.stats.requests.add(1);
-    let active = ActiveRequest::start(&worker.stats);
+    let active = ActiveRequest::start(&worker.stats, timing.start);
     let upgrade = asks_for_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let (head, incoming) = request.into_parts();
     let announced = head.headers.contains_key(header::CONTENT_LENGTH);
@@ -255,6 +255,7 @@ fn early(mut context: Box<RequestContext>, refusal: EarlyResponse, cargo: Cargo)
     if !kept || context.head.method != Method::HEAD {
         content_length(&mut head, &bytes);
     }
+    cargo.active.answered(context.outcome.source, head.status);
     // the answer to a HEAD keeps the length and leaves the bytes
     let content = if context.head.method == Method::HEAD { Content::Empty } else { Content::Whole(bytes) };
     finish(context, head, content, Ending { active: Some(cargo.active), ..Ending::default() })

@@ -396,6 +396,12 @@ impl Configurator {
         self.line.blocking_lock().compiler.flush();
     }
 
+    /// The caches of the running configuration's plugins.
+    pub async fn caches(&self) -> crate::plugins::Caches {
+        let line = self.line.lock().await;
+        line.compiler.caches(&self.current().config)
+    }
+
     /// Opens log files anew on every SIGUSR1, until told to stop.
     pub async fn rotate(self: Arc<Self>, mut rotated: Signal, stop: CancellationToken) {
         loop {

@@ -8,7 +8,7 @@ use plinth_core::consul::Address;
 use plinth_kit::settings::Reader;
 
 use crate::certificates::ClientAuth;
-use crate::client::PoolSettings;
+use crate::client::{PoolSettings, ReadAheadSettings};
 use crate::listen::{Listen, Listens};
 use crate::plugins::{self, TracingSettings};
 use crate::store::StoreSettings;
@@ -53,6 +53,8 @@ pub struct Settings {
     pub workers: usize,
     /// Most bytes of a configuration posted to the Admin API.
     pub config_limit: usize,
+    /// A new process gets ready within this time, or the hand-over has failed.
+    pub handover_timeout: Duration,
     /// DNS and first wait.
     pub resolve: ResolveSettings,
     /// Limits of the data plane.
@@ -102,6 +104,11 @@ impl Settings {
                 64 * 1024 * 1024,
             ))
             .unwrap_or(usize::MAX),
+            handover_timeout: reader.duration(
+                "handover_timeout",
+                "time for the process started on SIGUSR2 to get ready; else this one goes on",
+                Duration::from_secs(60),
+            ),
             resolve: read_resolve(reader),
             data_plane: read_data_plane(reader),
             plugins: read_plugins(reader),
@@ -288,6 +295,18 @@ fn read_data_plane(reader: &mut Reader) -> DataPlane {
                 "requests over one upstream connection",
                 defaults.pool.max_requests,
             ),
+        },
+        read_ahead: ReadAheadSettings {
+            response: bytes(reader.bytes(
+                "upstream.read_ahead",
+                "read of an answer ahead of a slow client (routes with response_buffering), so that the upstream is done with it; 0 for none",
+                defaults.read_ahead.response as u64,
+            )),
+            worker: bytes(reader.bytes(
+                "upstream.read_ahead_total",
+                "read ahead for all answers of a worker together",
+                defaults.read_ahead.worker as u64,
+            )),
         },
         response_head_bytes: bytes(reader.bytes(
             "upstream.head_limit",

@@ -12,7 +12,7 @@ use plinth_core::balance::Clock;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{PoolSettings, Pools, pool};
+use crate::client::{PoolSettings, Pools, ReadAhead, ReadAheadSettings, pool};
 use crate::listen::Bound;
 use crate::metrics::WorkerStats;
 use crate::serve::{self, Drain};
@@ -25,6 +25,8 @@ use crate::trusted::Trust;
 pub struct DataPlane {
     /// Idle upstream connections of each worker.
     pub pool: PoolSettings,
+    /// How far answers are read ahead of slow clients.
+    pub read_ahead: ReadAheadSettings,
     /// Largest head of an upstream's response, bytes.
     pub response_head_bytes: usize,
     /// Largest head of a client's request, bytes.
@@ -56,6 +58,7 @@ impl Default for DataPlane {
     fn default() -> Self {
         Self {
             pool: PoolSettings::default(),
+            read_ahead: ReadAheadSettings::default(),
             response_head_bytes: 64 * 1024,
             request_head_bytes: 32 * 1024,
             header_timeout: Duration::from_secs(60),
@@ -131,6 +134,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Idle upstream connections.
     pub pools: Rc<Pools>,
+    /// Reads answers ahead of slow clients.
+    pub ahead: Rc<ReadAhead>,
     /// Counters.
     pub stats: Arc<WorkerStats>,
     /// Randomness for balancing.
@@ -289,10 +294,12 @@ async fn run(
     mut inbox: mpsc::UnboundedReceiver<Command>,
 ) {
     let pools = Rc::new(Pools::new(shared.data_plane.pool));
+    let ahead = Rc::new(ReadAhead::new(shared.data_plane.read_ahead));
     let cached = RefCell::new(Rc::new(shared.current()));
     let worker = Rc::new(Worker {
         shared,
         pools,
+        ahead: ahead.clone(),
         stats,
         rng: RefCell::new(fastrand::Rng::new()),
         drain: Rc::new(Drain::default()),
@@ -300,6 +307,7 @@ async fn run(
         load,
     });
     tokio::task::spawn_local(tick::run());
+    tokio::task::spawn_local(ahead.run(worker.stats.clone()));
     tokio::task::spawn_local(reap(worker.clone()));
     let closing = CancellationToken::new();
     let mut draining = false;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use harness::{Binary, Gateway, config};
 use http::{Method, Response};
 use plinth_kit::auth::TokenKey;
+use plinth_testbed::redis::Redis;
 use plinth_testbed::upstream::Upstream;
 use plinth_testbed::{eventually, holds, http_client};
 use rustix::process::Signal;
@@ -201,4 +202,98 @@ async fn every_described_path_is_there() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kept_answers_are_shown_and_purged() {
+    let upstream = Upstream::start().await;
+    upstream.respond(|request| async move {
+        let answer = Response::builder().header("content-type", "text/plain").header("x-of", "upstream");
+        answer.body(http_body_util::Full::from(request.uri().to_string())).unwrap()
+    });
+    let id = "0a2a3b1c-56c1-4d8a-9e36-6e8e3f1c9a01";
+    let text = format!(
+        "{}plugins: [{{id: {id}, name: proxy-cache, config: {{strategy: memory}}}}]\n",
+        config(&[upstream.addr], "")
+    );
+    let gateway = Gateway::start(&text).await;
+    let admin = async |method: Method, path: &str| {
+        http_client::send(method, &format!("http://{}{path}", gateway.admin), &[], "").await.unwrap()
+    };
+    // status of the cache, and the key
+    let ask = async |path: &str| {
+        let answer = gateway.get(path).await;
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        (header("x-cache-status"), header("x-cache-key"))
+    };
+    let (first, key) = ask("/a").await;
+    assert_eq!((first.as_str(), ask("/a").await), ("Miss", ("Hit".to_owned(), key.clone())));
+    let (_, other) = ask("/b").await;
+
+    for path in [format!("/proxy-cache/{key}"), format!("/proxy-cache/{id}/caches/{key}")] {
+        let shown = admin(Method::GET, &path).await;
+        assert_eq!(shown.status(), 200, "{path}");
+        let entry = body(&shown);
+        assert_eq!((&entry["status"], &entry["body"], &entry["body_len"]), (&json!(200), &json!("/a"), &json!(2)));
+        assert_eq!((&entry["headers"]["x-of"], &entry["ttl"]), (&json!("upstream"), &json!(300)));
+        assert_eq!(admin(Method::DELETE, &path).await.status(), 204);
+        assert_eq!(admin(Method::GET, &path).await.status(), 404);
+        assert_eq!(admin(Method::DELETE, &path).await.status(), 404);
+        assert_eq!(ask("/a").await.0, "Miss");
+    }
+    let stranger = format!("/proxy-cache/{}/caches/{other}", id.replace("01", "02"));
+    for path in [stranger.as_str(), "/proxy-cache/nothing", &format!("/proxy-cache/x/caches/{other}")] {
+        assert_eq!(admin(Method::GET, path).await.status(), 404, "{path}");
+        assert_eq!(admin(Method::DELETE, path).await.status(), 404, "{path}");
+    }
+    assert_eq!(ask("/b").await.0, "Hit", "others stay");
+    assert_eq!(admin(Method::GET, "/proxy-cache").await.status(), 405);
+    assert_eq!(admin(Method::DELETE, "/proxy-cache").await.status(), 204);
+    assert_eq!((ask("/a").await.0, ask("/b").await.0), ("Miss".to_owned(), "Miss".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_kept_in_redis_are_purged_for_all_gateways() {
+    let mut redis = Redis::start().await;
+    let upstream = Upstream::start().await;
+    upstream.respond(|request| async move {
+        let answer = Response::builder().header("content-type", "text/plain");
+        answer.body(http_body_util::Full::from(request.uri().to_string())).unwrap()
+    });
+    let text = format!(
+        "{}plugins: [{{name: proxy-cache, config: {{strategy: redis, redis: {{host: 127.0.0.1, port: {}}}}}}}]\n",
+        config(&[upstream.addr], ""),
+        redis.addr.port()
+    );
+    let (one, other) = (Gateway::start(&text).await, Gateway::start(&text).await);
+    let admin = async |of: &Gateway, method: Method, path: &str| {
+        http_client::send(method, &format!("http://{}{path}", of.admin), &[], "").await.unwrap()
+    };
+    let ask = async |of: &Gateway, path: &str| {
+        let answer = of.get(path).await;
+        answer.headers()["x-cache-status"].to_str().unwrap().to_owned()
+    };
+    let mut keys = Vec::new();
+    for path in ["/a", "/b", "/c"] {
+        eventually("both have it", Duration::from_secs(10), || async {
+            ask(&one, path).await;
+            let found = ask(&other, path).await;
+            holds(found == "Hit", found)
+        })
+        .await;
+        keys.push(one.get(path).await.headers()["x-cache-key"].to_str().unwrap().to_owned());
+    }
+    let first = format!("/proxy-cache/{}", keys[0]);
+    let shown = admin(&other, Method::GET, &first).await;
+    assert_eq!((shown.status().as_u16(), &body(&shown)["body"]), (200, &json!("/a")));
+    assert_eq!(admin(&other, Method::DELETE, &first).await.status(), 204);
+    assert_eq!(admin(&one, Method::DELETE, &first).await.status(), 404);
+    assert_eq!(ask(&one, "/a").await, "Miss");
+    assert_eq!(admin(&one, Method::DELETE, "/proxy-cache").await.status(), 204);
+    for key in &keys {
+        assert_eq!(admin(&other, Method::GET, &format!("/proxy-cache/{key}")).await.status(), 404);
+    }
+    redis.kill();
+    assert_eq!(admin(&one, Method::GET, &first).await.status(), 503);
+    assert_eq!(admin(&one, Method::DELETE, "/proxy-cache").await.status(), 503);
 }

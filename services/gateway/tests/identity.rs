@@ -521,3 +521,58 @@ consumers: [{{username: guest}}, {{username: ann, keyauth_credentials: [{{key: k
     assert!(gone.headers()["set-cookie"].to_str().unwrap().starts_with("session=; Max-Age=0"));
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remembered_client_gets_a_new_session_when_the_old_one_is_gone() {
+    let upstream = Upstream::start().await;
+    let text = format!(
+        "{}plugins:
+- name: session
+  config:
+    secret: hush
+    cookie_secure: false
+    logout_methods: [POST]
+    remember: true
+    remember_rolling_timeout: 1000
+- name: key-auth
+  config: {{anonymous: guest}}
+- name: request-termination
+  consumer: guest
+  config: {{status_code: 403}}
+consumers: [{{username: guest}}, {{username: ann, keyauth_credentials: [{{key: k}}]}}]
+",
+        config(&[upstream.addr], "")
+    );
+    let gateway = Gateway::start(&text).await;
+    let cookies = |answer: &http::Response<bytes::Bytes>| -> Vec<String> {
+        let all = answer.headers().get_all("set-cookie").iter();
+        all.map(|cookie| cookie.to_str().unwrap().to_owned()).collect()
+    };
+    let pair = |cookie: &str| cookie.split(';').next().unwrap().to_owned();
+    let with = async |method: Method, path: &str, cookie: &str| {
+        gateway.send(method, path, &[("cookie", cookie)], "").await
+    };
+    let set = cookies(&gateway.send(Method::GET, "/", &[("apikey", "k")], "").await);
+    let [session, remember] = &set[..] else { panic!("{set:?}") };
+    assert!(session.starts_with("session=") && !session.contains("Max-Age"), "{session}");
+    assert!(remember.starts_with("remember=") && remember.contains("; Max-Age=1000;"), "{remember}");
+
+    // the browser was closed: the session's cookie is gone
+    let answer = with(Method::GET, "/", &pair(remember)).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(upstream.requests().pop().unwrap().headers()["x-consumer-username"], "ann");
+    let again = cookies(&answer);
+    assert_eq!(again.len(), 2, "{again:?}");
+    assert!(cookies(&with(Method::GET, "/", &pair(&again[0])).await).is_empty(), "the new session is good");
+
+    // neither cookie is good under the other's name
+    for (name, cookie) in [("session", remember), ("remember", session)] {
+        let moved = format!("{name}={}", pair(cookie).split_once('=').unwrap().1);
+        assert_eq!(with(Method::GET, "/", &moved).await.status(), 403, "{name}");
+    }
+
+    let gone = cookies(&with(Method::POST, "/?session_logout=1", &pair(remember)).await);
+    assert_eq!(gone.len(), 2, "{gone:?}");
+    assert!(gone[0].starts_with("session=; Max-Age=0") && gone[1].starts_with("remember=; Max-Age=0"), "{gone:?}");
+    gateway.stop().await;
+}

@@ -36,7 +36,11 @@ fn python(arguments: &[&str]) -> Command {
 
 /// Starts a server and waits for the port it prints.
 async fn server(what: &str, folder: &Path) -> (Process, u16) {
-    let mut process = Process::spawn(what, python(&[what]), folder);
+    server_with(what, &[], folder).await
+}
+
+async fn server_with(what: &str, arguments: &[&str], folder: &Path) -> (Process, u16) {
+    let mut process = Process::spawn(what, python(&[&[what], arguments].concat()), folder);
     let port = eventually("the server prints its port", Duration::from_secs(30), || {
         process.assert_running();
         let output = process.output();
@@ -84,6 +88,33 @@ async fn grpc_passes_in_all_four_kinds_and_errors_are_grpcs() {
         let answer = gateway.send(http::Method::POST, "/demo.Echo/Unary", headers, "").await;
         assert_eq!(answer.status(), wanted, "{headers:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_reaches_upstreams_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (cert_file, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert_file, certificate.pem()).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    let files = [cert_file.to_str().unwrap(), key_file.to_str().unwrap()];
+    let (_server, port) = server_with("grpc-server", &files, folder.path()).await;
+    let config = json!({
+        "_format_version": "3.0",
+        "services": [{
+            "name": "echo", "protocol": "grpcs", "host": "localhost", "port": port,
+            "routes": [{"name": "echo", "protocols": ["grpc"], "paths": ["/demo.Echo/"], "strip_path": false}],
+        }],
+    });
+    let flags = ["--proxy-listen", "127.0.0.1:0 http2"];
+    let gateway = Gateway::start_with(&config.to_string(), &flags).await;
+    let seen = client("grpc-client", gateway.proxy.port()).await;
+    assert_eq!(seen["unary"], json!(["hello!", "yes", "yes"]));
+    assert_eq!(seen["fail"], json!(["FAILED_PRECONDITION", "not now: 100%", "asked"]));
+    assert_eq!((&seen["down"], &seen["up"], &seen["many"]), (&json!(200), &json!(1_000_000), &json!(200)));
+    assert_eq!(seen["both"], json!(["A", "B", "C"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ mod harness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use plinth_testbed::chaos::{Mode, Proxy};
 use plinth_testbed::upstream::Upstream;
 use plinth_testbed::{eventually, holds};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -194,6 +196,128 @@ async fn the_certificate_follows_the_server_name_and_h2_comes_by_alpn() {
         holds(certificate_of(&stream) == renewed.der, "the old one")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_swapped_under_load_without_a_failed_handshake_or_request() {
+    let authority = Arc::new(Authority::new());
+    let fallback = authority.issue("fallback.test");
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, &fallback.cert).unwrap();
+    std::fs::write(&key, fallback.key.serialize_pem()).unwrap();
+    let upstream = Upstream::start().await;
+    let with = |pair: &Pair| {
+        json!({
+            "_format_version": "3.0",
+            "services": [{
+                "name": "s", "url": format!("http://{}", upstream.addr), "routes": [{"name": "r", "paths": ["/"]}],
+            }],
+            "certificates": [{"cert": pair.cert, "key": pair.key.serialize_pem(), "snis": [{"name": "api.test"}]}],
+        })
+        .to_string()
+    };
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let flags = ["--proxy-tls-listen", "127.0.0.1:0", "--proxy-tls-cert", cert, "--proxy-tls-key", key];
+    let gateway = Gateway::start_with(&with(&authority.issue("api.test")), &flags).await;
+    let secure = gateway.address("proxy-tls");
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
+    // a handshake that fails, or a request, panics its task
+    let clients: Vec<_> = [true, false, false]
+        .into_iter()
+        .map(|kept| {
+            let (authority, stop, answered) = (authority.clone(), stop.clone(), answered.clone());
+            tokio::spawn(async move {
+                while !stop.load(SeqCst) {
+                    let stream = authority.connect(secure, "api.test", &["http/1.1"]).await;
+                    let (mut sender, connection) =
+                        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+                    tokio::spawn(connection);
+                    loop {
+                        let request = Request::get("/").header("host", "api.test");
+                        let request = request.body(Full::<Bytes>::default()).unwrap();
+                        let answer = sender.send_request(request).await.unwrap();
+                        assert_eq!(answer.status(), 200);
+                        answer.into_body().collect().await.unwrap();
+                        answered.fetch_add(1, SeqCst);
+                        if !kept || stop.load(SeqCst) {
+                            break;
+                        }
+                        sender.ready().await.unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    for round in 0..15 {
+        let renewed = authority.issue("api.test");
+        std::fs::write(&gateway.file, with(&renewed)).unwrap();
+        eventually("the renewed certificate is shown", Duration::from_secs(20), || async {
+            let stream = authority.connect(secure, "api.test", &["http/1.1"]).await;
+            let before = answered.load(SeqCst);
+            holds(certificate_of(&stream) == renewed.der && before > round * 10, format!("{round}: {before}"))
+        })
+        .await;
+    }
+    stop.store(true, SeqCst);
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
+/// Health of the only target, as the Admin API tells it.
+async fn target_health(gateway: &Gateway) -> String {
+    let url = format!("http://{}/upstreams/up/health", gateway.admin);
+    let answer = plinth_testbed::http_client::get(&url).await.unwrap();
+    let body: Value = serde_json::from_slice(answer.body()).unwrap();
+    body["data"][0]["health"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn https_probes_notice_a_target_that_goes_and_comes_and_verify_when_told_to() {
+    let authority = Authority::new();
+    let upstream = secure_upstream(&authority.issue("localhost")).await;
+    for (verify, first) in [(false, "HEALTHY"), (true, "UNHEALTHY")] {
+        let between = Proxy::start(upstream).await;
+        let config = json!({
+            "_format_version": "3.0",
+            "services": [{"name": "s", "url": "https://up:1", "routes": [{"name": "r", "paths": ["/"]}]}],
+            "upstreams": [{
+                "name": "up",
+                "targets": [{"target": format!("localhost:{}", between.addr().port())}],
+                "healthchecks": {"active": {
+                    "type": "https", "timeout": 2, "http_path": "/", "https_verify_certificate": verify,
+                    "https_sni": "localhost",
+                    "healthy": {"interval": 0.05, "successes": 1},
+                    "unhealthy": {"interval": 0.05, "http_failures": 1, "tcp_failures": 1, "timeouts": 1},
+                }},
+            }],
+        });
+        let gateway = Gateway::start(&config.to_string()).await;
+        let becomes = async |wanted: &str| {
+            eventually(&format!("verify {verify}: it is {wanted}"), Duration::from_secs(20), || async {
+                let now = target_health(&gateway).await;
+                holds(now == wanted, now)
+            })
+            .await;
+        };
+        becomes(first).await;
+        if verify {
+            // nobody here knows the authority
+            assert_eq!(gateway.get("/").await.status(), 503);
+            continue;
+        }
+        let answer = gateway.get("/").await;
+        assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"localhost"[..]));
+        between.set(Mode::BlackHole);
+        becomes("UNHEALTHY").await;
+        assert_eq!(gateway.get("/").await.status(), 503);
+        between.set(Mode::Pass);
+        becomes("HEALTHY").await;
+        assert_eq!(gateway.get("/").await.status(), 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use plinth_core::health::Prober;
 use plinth_kit::{App, AppBuilder, Context, Routes, Service};
+use prometheus::Gauge;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         prober: prober.clone(),
     };
     let contact = Contact::default();
-    add_checks(&context, &state, &contact);
+    add_checks(&context, &state, &contact, metrics.catalog_age.clone());
     let patrol = Patrol {
         warden: Arc::clone(&state.warden),
         client: context.consul.clone(),
@@ -76,10 +77,11 @@ pub async fn start(settings: Settings, context: Context) -> Result<App, Error> {
         .map_err(|error| Error::Start(error.into()))
 }
 
-fn add_checks(context: &Context, state: &AppState, contact: &Contact) {
+fn add_checks(context: &Context, state: &AppState, contact: &Contact, catalog_age: Gauge) {
     let contact = contact.clone();
     context.components.add("catalog", false, move || {
         let (failure, last) = (contact.failure(), contact.last_answer());
+        catalog_age.set(last.map(|at| at.elapsed()).unwrap_or_default().as_secs_f64());
         let age = last.map(|at| at.elapsed().as_secs());
         async move {
             match failure {

@@ -1,7 +1,9 @@
 //! What this service counts.
 
 use plinth_core::health::Status;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::domain::case::Removal;
 
 /// Seconds; probes have a timeout of 5 s by default.
 const DURATIONS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
@@ -9,6 +11,7 @@ const DURATIONS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 /// Cheap to clone; registered once per service.
 #[derive(Debug, Clone)]
 pub struct Metrics {
+    pub catalog_age: Gauge,
     pub probes: IntCounterVec,
     pub probe_duration: Histogram,
     pub owned: IntGauge,
@@ -53,13 +56,21 @@ impl Metrics {
             probes.with_label_values(&[status.as_str()]);
             transitions.with_label_values(&[status.as_str()]);
         }
+        let removals = counters("health_removals_total", "Instances removed, by reason", "reason")?;
+        for reason in [Removal::Critical, Removal::Expired] {
+            removals.with_label_values(&[reason.as_str()]);
+        }
+        let catalog_age =
+            Gauge::new("health_catalog_age_seconds", "Time since Consul last confirmed the catalog")?;
+        registry.register(Box::new(catalog_age.clone()))?;
         Ok(Self {
+            catalog_age,
             probes,
             probe_duration,
             transitions,
             owned: gauge("health_owned_targets", "Instances that this replica probes")?,
             instances: gauge("health_instances", "Instances registered through Plinth")?,
-            removals: counters("health_removals_total", "Instances removed, by reason", "reason")?,
+            removals,
             write_conflicts: counter("health_write_conflicts_total", "Writes that another writer overtook")?,
             write_failures: counter("health_write_failures_total", "Writes that Consul did not take")?,
             brake: gauge("health_brake_engaged", "1 while the brake holds back changes for the worse")?,

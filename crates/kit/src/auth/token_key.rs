@@ -25,7 +25,7 @@ const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0
 pub enum TokenKeyError {
     #[error("cannot use the signing key {}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("others can read the signing key {}; it may be known: remove it, or protect it with mode 0600", path.display())]
+    #[error("others can read the signing key {}; it may be known: make a new one, or protect it (chmod o= for mounted keys, else 0600)", path.display())]
     Exposed { path: PathBuf },
     #[error("{} is not an Ed25519 private key in PEM", path.display())]
     Malformed { path: PathBuf },
@@ -63,9 +63,21 @@ impl TokenKey {
     /// # Errors
     /// An unreadable, malformed or exposed file.
     pub fn load(path: &Path) -> Result<TokenKey, TokenKeyError> {
+        TokenKey::load_unless(path, 0o077)
+    }
+
+    /// Loads a key file that its group may read too, as mounted secrets are.
+    ///
+    /// # Errors
+    /// An unreadable or malformed file, or one that everybody can read.
+    pub fn load_mounted(path: &Path) -> Result<TokenKey, TokenKeyError> {
+        TokenKey::load_unless(path, 0o007)
+    }
+
+    fn load_unless(path: &Path, exposed: u32) -> Result<TokenKey, TokenKeyError> {
         let io = |source| TokenKeyError::Io { path: path.to_owned(), source };
         let mode = fs::metadata(path).map_err(io)?.mode();
-        if mode & 0o077 != 0 {
+        if mode & exposed != 0 {
             return Err(TokenKeyError::Exposed { path: path.to_owned() });
         }
         let text = fs::read_to_string(path).map_err(io)?;
@@ -140,7 +152,8 @@ impl std::fmt::Debug for TokenKey {
 fn create(dir: &Path, path: &Path) -> Result<(), TokenKeyError> {
     let io = |source| TokenKeyError::Io { path: path.to_owned(), source };
     let pair = Ed25519KeyPair::generate().map_err(|_| TokenKeyError::Generate)?;
-    let der = pair.to_pkcs8().map_err(|_| TokenKeyError::Generate)?;
+    // version 1, without the public key: OpenSSL reads no other
+    let der = pair.to_pkcs8v1().map_err(|_| TokenKeyError::Generate)?;
     let pem = format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(der.as_ref()));
     fs::create_dir_all(dir).map_err(io)?;
     let temporary = dir.join(format!(".{FILE}.{}", uuid::Uuid::new_v4()));
@@ -189,6 +202,27 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(TokenKey::load_or_create(dir.path()), Err(TokenKeyError::Exposed { .. })));
+    }
+
+    #[test]
+    fn other_tools_read_the_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = TokenKey::load_or_create(dir.path()).unwrap();
+        let openssl = |args: &[&str]| {
+            let output =
+                std::process::Command::new("openssl").args(args).current_dir(dir.path()).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(openssl(&["pkey", "-in", FILE, "-pubout"]), key.public_pem());
+        openssl(&["genpkey", "-algorithm", "ed25519", "-out", "mounted.pem"]);
+        let mounted = dir.path().join("mounted.pem");
+        fs::set_permissions(&mounted, fs::Permissions::from_mode(0o440)).unwrap();
+        assert!(matches!(TokenKey::load(&mounted), Err(TokenKeyError::Exposed { .. })));
+        let public = TokenKey::load_mounted(&mounted).unwrap().public_pem();
+        assert_eq!(openssl(&["pkey", "-in", "mounted.pem", "-pubout"]), public);
+        fs::set_permissions(&mounted, fs::Permissions::from_mode(0o444)).unwrap();
+        assert!(matches!(TokenKey::load_mounted(&mounted), Err(TokenKeyError::Exposed { .. })));
     }
 
     #[test]

@@ -49,11 +49,16 @@ impl HealthState {
 
 /// `/health`, `/health/live`, `/health/ready` and `/metrics`. They need no token and carry no secrets.
 pub fn routes(state: HealthState) -> Router {
+    let metrics = Router::new().route("/metrics", get(metrics)).with_state(state.clone());
+    probes(state).merge(metrics)
+}
+
+/// Without `/metrics`, for a service that has its own.
+pub fn probes(state: HealthState) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .route("/metrics", get(metrics))
         .with_state(state)
 }
 
@@ -116,6 +121,7 @@ async fn ready(State(state): State<HealthState>) -> Response {
 }
 
 async fn metrics(State(state): State<HealthState>) -> Result<Response, Problem> {
+    state.metrics.observe(&state.components, &state.readiness).await;
     let text = state.metrics.render().map_err(|error| Problem::internal(&error))?;
     let kind = HeaderValue::from_static(prometheus::TEXT_FORMAT);
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())

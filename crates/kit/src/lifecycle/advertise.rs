@@ -1,6 +1,8 @@
 //! Under which address others reach this process.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+
+use plinth_core::consul::Address;
 
 /// No address to advertise: the message says which setting to give.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +31,15 @@ impl Advertise {
         Advertise::default()
     }
 
+    /// `advertise = auto`: the address from which this machine reaches Consul, so the one under which the platform's other
+    /// members reach it too.
+    ///
+    /// # Errors
+    /// Consul's host cannot be resolved, or is not reached over a network. The message is for the setting.
+    pub fn auto(consul: &Address) -> Result<Advertise, String> {
+        route(consul).map(|ip| Advertise::host(ip.to_string()))
+    }
+
     /// `given` is the setting, `pod_ip` the variable of Kubernetes.
     pub(crate) fn decide(given: Option<String>, pod_ip: Option<&str>) -> Advertise {
         Advertise { host: given.or_else(|| pod_ip.map(str::to_owned)) }
@@ -52,6 +63,24 @@ impl Advertise {
 /// `::ffff:10.0.0.1` is 10.0.0.1 to everybody else.
 fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
+}
+
+/// Nothing is sent: a datagram socket is asked which way it would take.
+fn route(consul: &Address) -> Result<IpAddr, String> {
+    let host = match consul {
+        Address::Http(host) | Address::Https(host) => host,
+        Address::Unix(_) => {
+            return Err("auto needs a Consul that is reached over the network; give the address".to_owned());
+        }
+    };
+    let failed = |error| format!("auto: no way to Consul at {host} ({error}); give the address");
+    let target = host.to_socket_addrs().map_err(failed)?.next();
+    let target = target.ok_or_else(|| format!("auto: {host} has no address; give the address"))?;
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).map_err(failed)?;
+    socket.connect(target).map_err(failed)?;
+    Ok(canonical(socket.local_addr().map_err(failed)?.ip()))
 }
 
 /// A fault in an `advertise` setting: nobody can be reached under an unspecified address.
@@ -96,6 +125,14 @@ mod tests {
 
         let given = Advertise::decide(Some("registry.local".into()), Some("10.0.0.7"));
         assert_eq!(given.endpoint(at("[::]:1")), Ok(("registry.local".into(), 1)));
+    }
+
+    #[test]
+    fn auto_is_the_address_on_the_way_to_consul() {
+        assert_eq!(route(&"127.0.0.1:8500".parse().unwrap()), Ok(IpAddr::from([127, 0, 0, 1])));
+        assert!(route(&"unix:///run/consul.sock".parse().unwrap()).unwrap_err().contains("over the network"));
+        let fault = route(&"no-such-host.invalid:8500".parse().unwrap()).unwrap_err();
+        assert!(fault.contains("no-such-host.invalid") && fault.contains("give the address"), "{fault}");
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub enum Stage {
 struct State {
     requested: Option<Instant>,
     aborted: bool,
+    handed_over: bool,
 }
 
 /// A handle to ask for a shutdown and to wait for its stages. Clones share one state.
@@ -91,6 +92,21 @@ impl Shutdown {
         });
     }
 
+    /// Another process has taken over the listeners and the place in the registry: listeners close now, what runs is
+    /// finished.
+    pub fn hand_over(&self) {
+        self.state.send_if_modified(|state| {
+            let first = !std::mem::replace(&mut state.handed_over, true);
+            state.requested.get_or_insert_with(Instant::now);
+            first
+        });
+    }
+
+    /// Another process has taken over.
+    pub fn handed_over(&self) -> bool {
+        self.state.borrow().handed_over
+    }
+
     /// Stops at once: skips the drain and cuts off what runs.
     pub fn abort(&self) {
         self.request();
@@ -104,7 +120,7 @@ impl Shutdown {
         let elapsed = requested.elapsed();
         if state.aborted || elapsed >= self.settings.timeout {
             Stage::Aborting
-        } else if elapsed >= self.settings.drain_delay {
+        } else if state.handed_over || elapsed >= self.settings.drain_delay {
             Stage::Stopping
         } else {
             Stage::Draining
@@ -118,21 +134,21 @@ impl Shutdown {
 
     /// Resolves once listeners are to close.
     pub async fn stopping(&self) {
-        self.after(self.settings.drain_delay).await;
+        self.after(self.settings.drain_delay, |state| state.aborted || state.handed_over).await;
     }
 
     /// Resolves once what still runs is to be cut off.
     pub async fn aborting(&self) {
-        self.after(self.settings.timeout).await;
+        self.after(self.settings.timeout, |state| state.aborted).await;
     }
 
-    async fn after(&self, delay: Duration) {
+    async fn after(&self, delay: Duration, at_once: fn(&State) -> bool) {
         let requested = self.requested().await;
         let mut watcher = self.state.subscribe();
         tokio::select! {
             () = tokio::time::sleep_until(requested + delay) => {}
             // The sender lives in self, so this cannot end with an error before it ends with a value.
-            _ = watcher.wait_for(|state| state.aborted) => {}
+            _ = watcher.wait_for(at_once) => {}
         }
     }
 
@@ -181,6 +197,17 @@ mod tests {
         let start = Instant::now();
         shutdown.stopping().await;
         assert!(start.elapsed() <= Duration::from_millis(1_001), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hand_over_skips_the_drain_and_nothing_else() {
+        let shutdown = shutdown();
+        shutdown.hand_over();
+        let start = Instant::now();
+        shutdown.stopping().await;
+        assert_eq!((start.elapsed(), shutdown.stage()), (Duration::ZERO, Stage::Stopping));
+        shutdown.aborting().await;
+        assert_eq!(start.elapsed().as_secs(), 30);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! A bound socket, with or without TLS.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use plinth_core::identity::Caller;
@@ -13,6 +14,8 @@ use super::tls::{TlsError, TlsSource};
 pub enum ServerError {
     #[error("cannot listen on {address}")]
     Bind { address: SocketAddr, source: std::io::Error },
+    #[error("a socket of another process cannot be listened on")]
+    Adopt(#[source] std::io::Error),
     #[error("TLS cannot be set up")]
     Tls(#[from] TlsError),
 }
@@ -52,6 +55,24 @@ impl BoundListener {
         Ok(BoundListener { socket, tls, name, address })
     }
 
+    /// Takes over a socket that is bound and listening already.
+    ///
+    /// # Errors
+    /// It is no such socket.
+    pub fn adopt(
+        name: &'static str,
+        socket: std::net::TcpListener,
+        tls: Option<TlsSource>,
+    ) -> Result<BoundListener, ServerError> {
+        let adopted = || {
+            socket.set_nonblocking(true)?;
+            let address = socket.local_addr()?;
+            Ok((TcpListener::from_std(socket)?, address))
+        };
+        let (socket, address) = adopted().map_err(ServerError::Adopt)?;
+        Ok(BoundListener { socket, tls, name, address })
+    }
+
     /// The listener's name.
     pub fn name(&self) -> &'static str {
         self.name
@@ -65,5 +86,12 @@ impl BoundListener {
     /// `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+/// The socket, to be copied for another process.
+impl AsFd for BoundListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

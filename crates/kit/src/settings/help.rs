@@ -26,7 +26,8 @@ pub(super) fn env_name(prefix: &str, key: &str) -> String {
 /// The text of `--help`.
 pub(super) fn render(service: &str, env_prefix: &str, declared: &[Declared]) -> String {
     let mut text = format!(
-        "Usage: {service} [--settings FILE] [--<setting> VALUE]...\n\n\
+        "Usage: {service} [--settings FILE] [--<setting> VALUE]...\n       \
+         {service} healthcheck [live|ready] [--settings FILE] [--<setting> VALUE]...\n\n\
          Every setting can be given as a flag, as an environment variable or in the TOML file given by\n\
          --settings; a flag wins over the environment, the environment over the file. Durations are\n\
          written 500ms, 10s, 1m, 1h30m; lists are separated by commas.\n\nSettings:\n"
@@ -47,6 +48,7 @@ pub(super) fn render(service: &str, env_prefix: &str, declared: &[Declared]) -> 
     }
     text.push_str(
         "\n  --settings FILE\n      settings in TOML\n  --help, -h\n      this text\n  --version, -V\n      name and version\n\n\
+         healthcheck asks the running service, found by the same settings, and ends with 0 or 1.\n\n\
          Exit codes: 0 stopped as asked, 1 failed, 64 bad settings.\n",
     );
     text

@@ -214,7 +214,7 @@ impl Reader {
         self.fault_named(name, message);
     }
 
-    /// `--help` or `--version`, when given; the caller prints instead of running.
+    /// `--help`, `--version` or `healthcheck`, when given: the caller does that instead of running.
     pub fn wanted(&self) -> Option<Wanted> {
         self.sources.wanted
     }

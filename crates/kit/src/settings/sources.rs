@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Fault, Faults};
+use crate::Probe;
 
 /// What the command line asked for instead of running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub enum Wanted {
     Help,
     /// `--version`: name and version.
     Version,
+    /// `healthcheck [live|ready]`: ask the running service how it is.
+    Healthcheck(Probe),
 }
 
 /// Which source a value came from.
@@ -87,20 +90,27 @@ impl Sources {
         if let Some(text) = file.or(from_flag) {
             sources.read_toml(&text, &mut faults);
         }
-        if faults.is_empty() || sources.wanted.is_some() {
+        if faults.is_empty() || matches!(sources.wanted, Some(Wanted::Help | Wanted::Version)) {
             Ok(sources)
         } else {
             Err(Faults::new(service, faults))
         }
     }
 
-    /// `--help` or `--version`, when given.
+    /// `--help`, `--version` or `healthcheck`, when given.
     pub fn wanted(&self) -> Option<Wanted> {
         self.wanted
     }
 
     fn read_args(&mut self, args: Vec<String>, faults: &mut Vec<Fault>) {
         let mut args = args.into_iter().peekable();
+        if args.next_if(|first| first == "healthcheck").is_some() {
+            let probe = args.next_if(|next| !next.starts_with('-'));
+            match probe.as_deref().map_or(Ok(Probe::Live), str::parse) {
+                Ok(probe) => self.wanted = Some(Wanted::Healthcheck(probe)),
+                Err(message) => fault(faults, "healthcheck", message),
+            }
+        }
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--help" | "-h" => self.wanted = Some(Wanted::Help),

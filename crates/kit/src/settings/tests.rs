@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
+use crate::Probe;
 
 fn sources(args: &[&str], env: &[(&str, &str)], file: &str) -> Sources {
     let args = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -149,6 +150,20 @@ fn malformed_sources_are_faults() {
     assert!(missing.to_string().contains("cannot read /nowhere.toml"), "{missing}");
     let stray = Sources::new("x", vec!["stray".to_owned()], BTreeMap::new(), None).unwrap_err();
     assert!(stray.to_string().contains("unexpected argument"), "{stray}");
+}
+
+#[test]
+fn healthcheck_is_a_word_before_the_settings() {
+    let wanted = |args: &[&str]| {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Sources::new("x", args, BTreeMap::new(), None)
+            .map(|sources| sources.wanted())
+            .map_err(|faults| faults.to_string())
+    };
+    assert_eq!(wanted(&["healthcheck"]), Ok(Some(Wanted::Healthcheck(Probe::Live))));
+    assert_eq!(wanted(&["healthcheck", "ready", "--a", "b"]), Ok(Some(Wanted::Healthcheck(Probe::Ready))));
+    assert!(wanted(&["healthcheck", "soon"]).unwrap_err().contains("live or ready"));
+    assert!(wanted(&["--a=b", "healthcheck"]).unwrap_err().contains("unexpected argument"));
 }
 
 #[test]

@@ -3,10 +3,14 @@
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
+use plinth_core::health::{CheckStatus, Components};
+
 use super::certificates::Certificates;
+use crate::health::Readiness;
 
 /// Buckets of request durations in seconds: half a millisecond to ten seconds, and long polls above.
 const DURATIONS: [f64; 15] =
@@ -19,6 +23,8 @@ pub struct Metrics {
     pub registry: Registry,
     /// What the edge records about every request.
     pub http: HttpMetrics,
+    components: IntGaugeVec,
+    ready: IntGauge,
     /// When the certificates in use end.
     pub certificates: Certificates,
 }
@@ -66,9 +72,25 @@ impl Metrics {
         build.set(1);
         registry.register(Box::new(build))?;
         registry.register(Box::new(Process::new()?))?;
+        let components = IntGaugeVec::new(
+            Opts::new("plinth_component_up", "1 while a component check of /health passes, else 0"),
+            &["component"],
+        )?;
+        registry.register(Box::new(components.clone()))?;
+        let ready = IntGauge::new("plinth_ready", "1 while /health/ready says yes, else 0")?;
+        registry.register(Box::new(ready.clone()))?;
         let certificates = Certificates::new()?;
         registry.register(Box::new(certificates.clone()))?;
-        Ok(Metrics { registry, http, certificates })
+        Ok(Metrics { registry, http, components, ready, certificates })
+    }
+
+    /// Takes over what `/health` and `/health/ready` say, before a scrape is answered.
+    pub async fn observe(&self, components: &Components, readiness: &Readiness) {
+        let report = components.report().await;
+        for (name, check) in &report.checks {
+            self.components.with_label_values(&[name]).set((check.status == CheckStatus::Pass).into());
+        }
+        self.ready.set(readiness.is_ready().into());
     }
 
     /// The text of `/metrics`.
@@ -88,6 +110,8 @@ struct Process {
     resident: Gauge,
     cpu: Gauge,
     descriptors: Gauge,
+    max_descriptors: Gauge,
+    started: Gauge,
 }
 
 impl Process {
@@ -96,13 +120,21 @@ impl Process {
             resident: Gauge::new("process_resident_memory_bytes", "Resident memory size in bytes")?,
             cpu: Gauge::new("process_cpu_seconds_total", "Processor time spent, user and system")?,
             descriptors: Gauge::new("process_open_fds", "Open file descriptors")?,
+            max_descriptors: Gauge::new("process_max_fds", "Most open file descriptors that are allowed")?,
+            started: Gauge::new(
+                "process_start_time_seconds",
+                "When the process started, seconds since 1970",
+            )?,
         })
     }
 }
 
 impl Collector for Process {
     fn desc(&self) -> Vec<&Desc> {
-        [&self.resident, &self.cpu, &self.descriptors].into_iter().flat_map(Collector::desc).collect()
+        [&self.resident, &self.cpu, &self.descriptors, &self.max_descriptors, &self.started]
+            .into_iter()
+            .flat_map(Collector::desc)
+            .collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -121,6 +153,15 @@ impl Collector for Process {
                 }
             }
             families.extend(cpu);
+        }
+        if let Some(started) = started() {
+            self.started.set(started);
+            families.extend(self.started.collect());
+        }
+        if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+            self.max_descriptors.set(limit as f64);
+            families.extend(self.max_descriptors.collect());
         }
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             #[expect(clippy::cast_precision_loss, reason = "descriptor counts are small")]
@@ -145,6 +186,16 @@ fn usage() -> Option<(f64, f64)> {
     Some((pages as f64 * page, ticks as f64 / hertz))
 }
 
+/// Seconds since 1970: the system's start and the process's own ticks since then.
+#[expect(clippy::cast_precision_loss, reason = "both are far below 2^53")]
+fn started() -> Option<f64> {
+    let system = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot = system.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse::<u64>().ok()?;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let ticks = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse::<u64>().ok()?;
+    Some(boot as f64 + ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +211,9 @@ mod tests {
         ), "{text}");
         assert!(text.contains("process_resident_memory_bytes{plinth_service="), "{text}");
         assert!(text.contains("# TYPE process_cpu_seconds_total counter"), "{text}");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        let age = now - started().unwrap();
+        assert!((-2.0..86_400.0).contains(&age), "started {age} s ago");
         assert!(!String::from_utf8(other.render().unwrap()).unwrap().contains("/x"));
     }
 }

@@ -97,7 +97,9 @@ pub(super) const ROUTE: Entity = Entity {
         boolean("response_buffering")
             .required()
             .or(YES)
-            .different("bodies are streamed to the client either way"),
+            .different(
+                "answers are always streamed; true reads up to the gateway's upstream.read_ahead ahead of a slow client, in memory, false nothing"
+            ),
         TAGS,
         children("plugins", "route"),
         CREATED,

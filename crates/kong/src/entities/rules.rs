@@ -309,7 +309,21 @@ const HASH_DETAILS: &[(&str, &str, &str)] = &[
     ("hash_fallback", "uri_capture", "hash_fallback_uri_capture"),
 ];
 
+/// Tags by which upstreams get what Kong does not have.
+const EXTENSIONS: &[(&str, &str)] = &[
+    ("plinth.algorithm:", "plinth.algorithm: the balancing algorithm, in place of 'algorithm'; Kong ignores the tag"),
+    ("plinth.sticky-cookie:", "plinth.sticky-cookie: a cookie keeps clients at their target; Kong ignores the tag"),
+    ("plinth.breaker", "plinth.breaker: a circuit breaker for each target; Kong ignores the tag"),
+    ("plinth.outlier", "plinth.outlier: targets that fail in a row leave for a while; Kong ignores the tag"),
+];
+
 pub(super) fn upstream(map: &Map, scope: &mut Scope<'_, '_>) {
+    for tag in map.get("tags").and_then(Node::as_seq).unwrap_or_default() {
+        let text = tag.as_str().unwrap_or_default();
+        if let Some((_, what)) = EXTENSIONS.iter().find(|(start, _)| text.starts_with(start)) {
+            scope.remark("tags", what);
+        }
+    }
     for (field, input, detail) in HASH_DETAILS {
         if is(map, field, &[input]) && !given(map, detail) {
             scope.entity(&format!("failed conditional validation given value of field '{field}'"));

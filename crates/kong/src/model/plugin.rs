@@ -4,6 +4,7 @@ mod auth;
 mod jwks_auth;
 mod limits;
 mod logs;
+mod oas_validation;
 mod oauth2;
 mod session;
 mod tracing;
@@ -34,6 +35,7 @@ pub use jwks_auth::{ConsumerBy, JwksAuthConfig};
 pub use logs::{
     Facility, HttpLogConfig, HttpLogMethod, QueueConfig, Severity, SyslogConfig, TcpLogConfig, UdpLogConfig,
 };
+pub use oas_validation::OasValidationConfig;
 pub use oauth2::{OAuth2Config, OAuth2Storage, Pkce};
 pub use session::{SameSite, SessionConfig};
 pub use tracing::{
@@ -84,6 +86,7 @@ pub enum PluginConfig {
     OAuth2(Box<OAuth2Config>),
     JwksAuth(Box<JwksAuthConfig>),
     Session(Box<SessionConfig>),
+    OasValidation(Box<OasValidationConfig>),
     HttpLog(HttpLogConfig),
     TcpLog(TcpLogConfig),
     UdpLog(UdpLogConfig),
@@ -107,6 +110,7 @@ impl PluginConfig {
             PluginConfig::RequestSizeLimiting(_) => 951,
             PluginConfig::Acl(_) => 950,
             PluginConfig::RateLimiting(_) => 910,
+            PluginConfig::OasValidation(_) => 850,
             PluginConfig::Zipkin(_) => 100_000,
             PluginConfig::Session(_) => 1900,
             // just after jwt, whose work it does

@@ -68,6 +68,7 @@ fn header_names(node: &Node) -> Result<(), String> {
 
 fn http_log_rules(config: &Map, scope: &mut Scope<'_, '_>) {
     no_lua(config, scope);
+    queue::many_at_once(config, scope);
     let endpoint = config.get("http_endpoint").and_then(Node::as_str).unwrap_or_default();
     let authority = endpoint.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
     let headers = config.get("headers").and_then(Node::as_map);

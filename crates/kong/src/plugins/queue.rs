@@ -85,6 +85,15 @@ pub(super) fn old_queue_field(
     }
 }
 
+/// Kong sends any number of batches at a time.
+pub(super) fn many_at_once(config: &Map, scope: &mut Scope<'_, '_>) {
+    let queue = config.get("queue").and_then(Node::as_map);
+    let limit = queue.and_then(|queue| queue.get("concurrency_limit")).and_then(Node::as_int);
+    if limit == Some(-1) {
+        scope.remark_in("queue", "concurrency_limit", "-1 means sixteen batches at a time, not any number");
+    }
+}
+
 /// Where log fields would be computed by Lua code.
 pub(super) fn no_lua(config: &Map, scope: &mut Scope<'_, '_>) {
     let empty = match config.get("custom_fields_by_lua") {

@@ -11,7 +11,6 @@ use crate::schema::{Check, Field, NO, TEXT, YES, any, boolean, number, set, stri
 
 const SECONDS: &[Check] = &[Between(0.0, 3_153_600_000.0)];
 const METHOD: Field = TEXT.check(&[OneOf(&["GET", "POST", "DELETE"])]);
-const REMEMBER: &str = "persistent sessions are not supported: the cookie ends with the browser's session";
 const HEADERS: &str = "sessions are not described in headers";
 const STATELESS: &str = "the session is in the cookie, nothing is stored";
 
@@ -40,10 +39,10 @@ pub(super) const SESSION: PluginSchema = PluginSchema {
             .check(&[OneOf(&["Strict", "Lax", "None", "Default"])]),
         boolean("cookie_http_only").or(YES),
         boolean("cookie_secure").or(YES),
-        boolean("remember").or(NO).ignored(REMEMBER),
-        string("remember_cookie_name").or(Str("remember")).ignored(REMEMBER),
-        number("remember_rolling_timeout").or(Int(604_800)).ignored(REMEMBER),
-        number("remember_absolute_timeout").or(Int(2_592_000)).ignored(REMEMBER),
+        boolean("remember").or(NO),
+        string("remember_cookie_name").or(Str("remember")).required().check(&[With(format::header_name)]),
+        number("remember_rolling_timeout").or(Int(604_800)).required().check(SECONDS),
+        number("remember_absolute_timeout").or(Int(2_592_000)).required().check(SECONDS),
         any("response_headers").ignored(HEADERS),
         any("request_headers").ignored(HEADERS),
         boolean("read_body_for_logout").or(NO),
@@ -92,5 +91,9 @@ fn old_session(config: &mut Map, scope: &mut Scope<'_, '_>) {
 fn session_rules(config: &Map, scope: &mut Scope<'_, '_>) {
     if config.get("storage").and_then(Node::as_str) == Some("kong") {
         scope.fault("storage", "'kong' needs a database; use 'cookie'");
+    }
+    let text = |field: &str| config.get(field).and_then(Node::as_str);
+    if text("remember_cookie_name") == text("cookie_name") {
+        scope.fault("remember_cookie_name", "must differ from cookie_name");
     }
 }

@@ -91,6 +91,7 @@ fn opentelemetry_rules(config: &Map, scope: &mut Scope<'_, '_>) {
             "at least one of these fields must be non-empty: 'config.traces_endpoint', 'config.logs_endpoint'",
         );
     }
+    queue::many_at_once(config, scope);
 }
 
 const PROTECTED: &[&str] = &[
@@ -135,7 +136,7 @@ pub(super) const ZIPKIN: PluginSchema = PluginSchema {
     name: "zipkin",
     per_consumer: true,
     prepare: None,
-    rules: None,
+    rules: Some(queue::many_at_once),
     build: |value| serde_json::from_value(value).map(PluginConfig::Zipkin),
     fields: &[
         string("local_service_name").or(Str("kong")).required(),

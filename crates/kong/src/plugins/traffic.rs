@@ -74,7 +74,7 @@ pub(super) const CORRELATION_ID: PluginSchema = PluginSchema {
     name: "correlation-id",
     per_consumer: true,
     prepare: None,
-    rules: None,
+    rules: Some(correlation_rules),
     build: |value| serde_json::from_value(value).map(PluginConfig::CorrelationId),
     fields: &[
         string("header_name").or(Str("Kong-Request-ID")).required().check(HEADERS),
@@ -82,6 +82,15 @@ pub(super) const CORRELATION_ID: PluginSchema = PluginSchema {
         boolean("echo_downstream").or(NO).required(),
     ],
 };
+
+fn correlation_rules(config: &Map, scope: &mut Scope<'_, '_>) {
+    if config.get("generator").and_then(Node::as_str) == Some("tracker") {
+        scope.different(
+            "generator",
+            "the client's address and port and a count of this process, where Kong has the server's address and the numbers of nginx's connection",
+        );
+    }
+}
 
 const RANGE: Field = TEXT.check(&[With(format::ip_or_cidr)]);
 

@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi;
 
-use super::{collections, config, explain, health};
+use super::{cache, collections, config, explain, health};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,6 +23,11 @@ use super::{collections, config, explain, health};
         explain::explain,
         config::show,
         config::replace,
+        cache::purge,
+        cache::entry,
+        cache::remove,
+        cache::entry_of,
+        cache::remove_of,
         collections::list,
         collections::refuse_create,
         collections::one,
@@ -36,6 +41,7 @@ use super::{collections, config, explain, health};
         (name = "node", description = "What this gateway is"),
         (name = "status", description = "How it is; on the Status API too"),
         (name = "configuration", description = "The whole configuration"),
+        (name = "cache", description = "Answers kept by proxy-cache plugins"),
         (name = "entities", description = "Services, routes, consumers and what else is configured, read-only"),
     ),
 )]

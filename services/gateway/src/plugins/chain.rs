@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Labels, access_log, acl, basic_auth, bot_detection, correlation, cors, file_log, hmac_auth,
-    ip_restriction, jwks_auth, jwt, key_auth, metrics, oauth2, opentelemetry, proxy_cache, rate_limiting,
+    ip_restriction, jwks_auth, jwt, key_auth, metrics, oas_validation, oauth2, opentelemetry, proxy_cache, rate_limiting,
     remote_log, request_transformer, response_ratelimiting, response_transformer, session, size_limiting,
     termination, zipkin,
 };
@@ -76,6 +76,7 @@ pub(super) enum Instance {
     OAuth2(Box<oauth2::OAuth2>),
     JwksAuth(Box<jwks_auth::JwksAuth>),
     Session(Box<session::Session>),
+    OasValidation(Box<oas_validation::OasValidation>),
     RemoteLog(remote_log::RemoteLog),
     Opentelemetry(opentelemetry::Opentelemetry),
     Zipkin(zipkin::Zipkin),
@@ -111,6 +112,7 @@ impl Instance {
             Instance::KeyAuth(plugin) => plugin.looks_into_bodies(),
             Instance::OAuth2(_) | Instance::Session(_) => true,
             Instance::HmacAuth(plugin) => plugin.looks_into_bodies(),
+            Instance::OasValidation(plugin) => plugin.looks_into_bodies(),
             Instance::RequestTransformer(plugin) => plugin.looks_into_bodies(),
             Instance::RequestTermination(plugin) => plugin.looks_into_bodies(),
             _ => false,
@@ -124,6 +126,7 @@ impl Instance {
             Instance::OAuth2(plugin) => plugin.wants_body(ctx),
             Instance::Session(plugin) => plugin.wants_body(ctx),
             Instance::HmacAuth(plugin) => plugin.wants_body(ctx),
+            Instance::OasValidation(plugin) => plugin.wants_body(ctx),
             Instance::RequestTransformer(plugin) => plugin.wants_body(ctx),
             Instance::RequestTermination(plugin) => plugin.looks_into_bodies() && plugin.applies(ctx),
             _ => false,
@@ -233,6 +236,7 @@ impl Chain {
                 Instance::OAuth2(plugin) => Box::pin(plugin.access(ctx)).await,
                 Instance::JwksAuth(plugin) => Box::pin(plugin.access(ctx)).await,
                 Instance::Session(plugin) => plugin.access(ctx),
+                Instance::OasValidation(plugin) => plugin.access(ctx),
                 Instance::HmacAuth(plugin) => plugin.access(ctx),
                 Instance::Acl(plugin) => plugin.access(ctx),
                 Instance::IpRestriction(plugin) => plugin.access(ctx),

@@ -1,5 +1,6 @@
 //! proxy-cache: answers of upstreams kept for a while, in memory or in Redis.
 
+mod caches;
 mod control;
 mod entry;
 mod key;
@@ -16,6 +17,7 @@ use redis::pipe;
 use super::rate_limiting::number;
 use super::redis::{Client, Pools, Question, Unavailable};
 use crate::context::{EarlyBody, EarlyResponse, RequestContext, Source, Tap};
+pub use caches::{Away, Caches};
 use control::Directives;
 use entry::Entry;
 use key::Key;
@@ -46,6 +48,16 @@ pub(super) struct ProxyCache {
 enum Place {
     Memory(Arc<Store>),
     Redis(Arc<Client>),
+}
+
+impl Place {
+    fn is(&self, other: &Place) -> bool {
+        match (self, other) {
+            (Place::Memory(one), Place::Memory(other)) => Arc::ptr_eq(one, other),
+            (Place::Redis(one), Place::Redis(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
 }
 
 /// How the access phase goes on.

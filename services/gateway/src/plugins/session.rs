@@ -47,6 +47,20 @@ struct Content {
 #[derive(Clone, Debug)]
 struct Open(Content);
 
+/// The session begun for a request that came with the other cookie, and what that one said.
+#[derive(Clone, Debug)]
+struct Remembered {
+    session: Content,
+    cookie: Content,
+}
+
+/// Which of the two cookies. One is nothing where the other is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cookie {
+    Session,
+    Remember,
+}
+
 impl Session {
     /// `fallback` is the secret of a configuration without one.
     pub fn new(
@@ -82,52 +96,110 @@ impl Session {
         self.config.read_body_for_logout
             && self.can_log_out(ctx)
             && Kind::of(&ctx.head.headers).is_some()
-            && self.cookie(ctx).is_some()
+            && [Cookie::Session, Cookie::Remember].iter().any(|which| self.cookie(ctx, *which).is_some())
     }
 
     pub fn access(&self, ctx: &mut RequestContext) -> Option<EarlyResponse> {
-        let content = self.cookie(ctx).and_then(|cookie| self.read(cookie, now(ctx)))?;
-        if self.logs_out(ctx) {
-            let gone = format!("{}=; Max-Age=0{}", self.config.cookie_name, self.attributes);
-            let mut answer = EarlyResponse::empty(StatusCode::OK);
-            if let Ok(gone) = HeaderValue::from_str(&gone) {
-                answer = answer.with(header::SET_COOKIE, gone);
+        let now = now(ctx);
+        let content = match self.found(ctx, Cookie::Session, now) {
+            Some(content) => content,
+            None => {
+                let cookie = self.found(ctx, Cookie::Remember, now)?;
+                let session = Content { began: now, renewed: now, ..cookie.clone() };
+                ctx.carried.insert(Remembered { session: session.clone(), cookie });
+                session
             }
+        };
+        if self.logs_out(ctx) {
+            let mut answer = EarlyResponse::empty(StatusCode::OK);
+            for which in self.cookies() {
+                let gone = format!("{}=; Max-Age=0{}", self.name(which), self.attributes);
+                if let Ok(gone) = HeaderValue::from_str(&gone) {
+                    answer.headers.append(header::SET_COOKIE, gone);
+                }
+            }
+            // the header phase runs on this answer too
+            ctx.carried.remove::<Remembered>();
             return Some(answer);
         }
         // A consumer who is gone takes the session along.
         let identity = match &content.consumer {
             None => None,
-            Some(id) => Some(self.consumers.get(id.as_str())?),
+            Some(id) => {
+                let identity = self.consumers.get(id.as_str());
+                if identity.is_none() {
+                    ctx.carried.remove::<Remembered>();
+                }
+                Some(identity?)
+            }
         };
         let credential = Credential {
             id: content.credential.as_str().into(),
             identifier: content.identifier.as_str().into(),
         };
         super::auth::accept(ctx, identity, credential);
-        ctx.carried.insert(Open(content));
+        if ctx.carried.get::<Remembered>().is_none() {
+            ctx.carried.insert(Open(content));
+        }
         None
     }
 
     /// Begins a session for whoever was authenticated in this request, and renews one that is getting old.
     pub fn header(&self, ctx: &RequestContext, head: &mut response::Parts) {
         let now = now(ctx);
-        let content = match ctx.carried.get::<Open>() {
-            Some(Open(content)) if !self.is_old(content, now) => return,
-            Some(Open(content)) => Content { renewed: now, ..content.clone() },
-            None => {
-                let Some(credential) = &ctx.credential else { return };
-                Content {
-                    consumer: ctx.consumer.as_ref().map(|consumer| consumer.id.to_string()),
-                    credential: credential.id.to_string(),
-                    identifier: credential.identifier.to_string(),
-                    began: now,
-                    renewed: now,
-                }
+        if let Some(Remembered { session, cookie }) = ctx.carried.get() {
+            self.set(head, Cookie::Session, session);
+            self.set(head, Cookie::Remember, &Content { renewed: now, ..cookie.clone() });
+            return;
+        }
+        if let Some(Open(content)) = ctx.carried.get() {
+            if !self.is_old(content, now) {
+                return;
             }
+            self.set(head, Cookie::Session, &Content { renewed: now, ..content.clone() });
+            if let Some(cookie) = self.found(ctx, Cookie::Remember, now) {
+                self.set(head, Cookie::Remember, &Content { renewed: now, ..cookie });
+            }
+            return;
+        }
+        let Some(credential) = &ctx.credential else { return };
+        let content = Content {
+            consumer: ctx.consumer.as_ref().map(|consumer| consumer.id.to_string()),
+            credential: credential.id.to_string(),
+            identifier: credential.identifier.to_string(),
+            began: now,
+            renewed: now,
         };
-        let cookie = self.write(&content).map(|value| {
-            HeaderValue::from_str(&format!("{}={value}{}", self.config.cookie_name, self.attributes))
+        for which in self.cookies() {
+            self.set(head, which, &content);
+        }
+    }
+
+    /// Those that are in use.
+    fn cookies(&self) -> impl Iterator<Item = Cookie> {
+        let second = self.config.remember.then_some(Cookie::Remember);
+        std::iter::once(Cookie::Session).chain(second)
+    }
+
+    fn name(&self, which: Cookie) -> &str {
+        match which {
+            Cookie::Session => &self.config.cookie_name,
+            Cookie::Remember => &self.config.remember_cookie_name,
+        }
+    }
+
+    fn set(&self, head: &mut response::Parts, which: Cookie, content: &Content) {
+        // the browser keeps it as long as it can be used, not only until it is closed
+        let kept = match which {
+            Cookie::Remember if self.config.remember_rolling_timeout > 0.0 => {
+                format!("; Max-Age={:.0}", self.config.remember_rolling_timeout.ceil())
+            }
+            // one without a limit: browsers keep none longer than this
+            Cookie::Remember => "; Max-Age=34560000".to_owned(),
+            Cookie::Session => String::new(),
+        };
+        let cookie = self.write(which, content).map(|value| {
+            HeaderValue::from_str(&format!("{}={value}{kept}{}", self.name(which), self.attributes))
         });
         match cookie {
             Some(Ok(cookie)) => {
@@ -154,35 +226,55 @@ impl Session {
         self.can_log_out(ctx) && (in_query() || in_body())
     }
 
-    fn cookie<'c>(&self, ctx: &'c RequestContext) -> Option<&'c str> {
-        super::jwt::cookie(ctx, &self.config.cookie_name).filter(|cookie| cookie.len() <= LONGEST)
+    fn cookie<'c>(&self, ctx: &'c RequestContext, which: Cookie) -> Option<&'c str> {
+        if which == Cookie::Remember && !self.config.remember {
+            return None;
+        }
+        super::jwt::cookie(ctx, self.name(which)).filter(|cookie| cookie.len() <= LONGEST)
+    }
+
+    fn found(&self, ctx: &RequestContext, which: Cookie, now: u64) -> Option<Content> {
+        self.read(which, self.cookie(ctx, which)?, now)
     }
 
     /// Every way a session can have ended counts as none.
-    fn read(&self, cookie: &str, now: u64) -> Option<Content> {
+    fn read(&self, which: Cookie, cookie: &str, now: u64) -> Option<Content> {
         let mut sealed = URL_SAFE_NO_PAD.decode(cookie).ok()?;
         let (nonce, text) = sealed.split_at_mut_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let text = self.key.open_in_place(nonce, Aad::from(self.audience()), text).ok()?;
+        let text = self.key.open_in_place(nonce, Aad::from(self.audience(which)), text).ok()?;
         let content: Content = serde_json::from_slice(text).ok()?;
         let over = |limit: f64, since: u64| limit > 0.0 && now.saturating_sub(since) as f64 >= limit;
-        let ended = over(self.config.absolute_timeout, content.began)
-            || over(self.config.rolling_timeout, content.renewed)
-            || over(self.config.idling_timeout, content.renewed);
+        let config = &self.config;
+        let ended = match which {
+            Cookie::Session => {
+                over(config.absolute_timeout, content.began)
+                    || over(config.rolling_timeout, content.renewed)
+                    || over(config.idling_timeout, content.renewed)
+            }
+            Cookie::Remember => {
+                over(config.remember_absolute_timeout, content.began)
+                    || over(config.remember_rolling_timeout, content.renewed)
+            }
+        };
         (!ended).then_some(content)
     }
 
-    fn write(&self, content: &Content) -> Option<String> {
+    fn write(&self, which: Cookie, content: &Content) -> Option<String> {
         let mut text = serde_json::to_vec(content).ok()?;
-        let nonce = self.key.seal_in_place_append_tag(Aad::from(self.audience()), &mut text).ok()?;
+        let nonce = self.key.seal_in_place_append_tag(Aad::from(self.audience(which)), &mut text).ok()?;
         let mut sealed = nonce.as_ref().to_vec();
         sealed.extend_from_slice(&text);
         Some(URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    /// A cookie of one audience is nothing to another.
-    fn audience(&self) -> &[u8] {
-        self.config.audience.as_bytes()
+    /// A cookie of one audience is nothing to another, and one kind of cookie not the other.
+    fn audience(&self, which: Cookie) -> Vec<u8> {
+        let audience = self.config.audience.as_bytes();
+        match which {
+            Cookie::Session => audience.to_vec(),
+            Cookie::Remember => [b"remember\0", audience].concat(),
+        }
     }
 
     /// Renewed at three quarters of the rolling time, and each quarter of the idle time: a cookie on every answer would be

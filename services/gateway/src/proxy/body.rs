@@ -2,16 +2,19 @@
 //! left: the endpoint's in-flight count, the log phase.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use plinth_core::balance::InFlight;
 
 use crate::client::http2::Download;
-use crate::client::{Fault, UpstreamBody};
-use crate::context::{RequestContext, Tap};
+use crate::client::{Fault, Streamed};
+use crate::context::{RequestContext, Source, Tap};
+use crate::metrics::WorkerStats;
 
 /// Where the bytes come from.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ pub enum Content {
     /// All here.
     Whole(Bytes),
     /// Read from the upstream.
-    Upstream(Box<UpstreamBody>),
+    Upstream(Streamed),
     /// Read from an HTTP/2 upstream.
     Http2(Box<Download>),
 }
@@ -41,20 +44,37 @@ pub struct Ending {
 
 /// One request in a worker's count of running requests.
 #[derive(Debug)]
-pub struct ActiveRequest(std::sync::Arc<crate::metrics::WorkerStats>);
+pub struct ActiveRequest {
+    stats: Arc<WorkerStats>,
+    /// None: its time says nothing.
+    began: Option<Instant>,
+}
 
 impl ActiveRequest {
     /// Counts it in.
     #[must_use]
-    pub fn start(stats: &std::sync::Arc<crate::metrics::WorkerStats>) -> Self {
+    pub fn start(stats: &Arc<WorkerStats>, began: Instant) -> Self {
         stats.in_flight.add(1);
-        Self(stats.clone())
+        Self { stats: stats.clone(), began: Some(began) }
+    }
+
+    /// Counts its answer.
+    pub fn answered(&self, source: Source, status: StatusCode) {
+        self.stats.answered(source, status);
+    }
+
+    /// It becomes a tunnel, which lasts as long as its ends like.
+    pub fn tunnels(&mut self) {
+        self.began = None;
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.in_flight.sub(1);
+        self.stats.in_flight.sub(1);
+        if let Some(began) = self.began {
+            self.stats.took(began.elapsed());
+        }
     }
 }
 
@@ -131,7 +151,7 @@ impl Body for ProxyBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Content::Upstream(upstream) => {
-                let polled = std::task::ready!(Pin::new(&mut **upstream).poll_frame(cx));
+                let polled = std::task::ready!(Pin::new(&mut *upstream).poll_frame(cx));
                 let ended = upstream.is_end_stream();
                 Poll::Ready(body.passed(polled, ended))
             }

@@ -50,7 +50,7 @@ pub async fn forward(
         outcome = Box::pin(whole(outcome, worker.shared.data_plane.plugin_body_bytes)).await;
     }
     let response = match outcome {
-        Ok((reply, in_flight)) => answer_with(worker, context, service, reply, in_flight, cargo),
+        Ok((reply, in_flight)) => answer_with(worker, context, (entry, service), reply, in_flight, cargo),
         Err(Stop::Refused(refusal)) => early(context, refusal, cargo),
         Err(Stop::Failed(fault)) => failed(context, &fault, cargo),
     };
@@ -300,6 +300,7 @@ fn failed(mut context: Box<RequestContext>, fault: &Fault, cargo: Cargo) -> Resp
     }
     context.outcome.request_body_bytes = cargo.body.received();
     note_target(&mut context);
+    cargo.active.answered(context.outcome.source, status);
     let content =
         if context.head.method == http::Method::HEAD { Content::Empty } else { Content::Whole(body) };
     finish(context, head, content, Ending { active: Some(cargo.active), ..Ending::default() })
@@ -342,7 +343,7 @@ fn note_target(context: &mut RequestContext) {
 fn answer_with(
     worker: &Rc<Worker>,
     mut context: Box<RequestContext>,
-    service: &ServiceEntry,
+    (entry, service): (&RouteEntry, &ServiceEntry),
     reply: Reply,
     in_flight: InFlight,
     cargo: Cargo,
@@ -358,7 +359,17 @@ fn answer_with(
     context.outcome.upstream_status = Some(reply.status);
     context.outcome.request_body_bytes = cargo.body.received();
     note_target(&mut context);
-    let ending = Ending { in_flight: Some(in_flight), active: Some(cargo.active), ..Ending::default() };
+    cargo.active.answered(Source::Upstream, reply.status);
+    let mut ending = Ending { active: Some(cargo.active), ..Ending::default() };
+    match &reply.body {
+        ReplyBody::Stream(body) => {
+            body.counts(in_flight);
+            if entry.route.response_buffering {
+                worker.ahead.watch(body);
+            }
+        }
+        _ => ending.in_flight = Some(in_flight),
+    }
     match reply.body {
         ReplyBody::Empty => finish(context, head, Content::Empty, ending),
         ReplyBody::Whole(bytes) => finish(context, head, Content::Whole(bytes), ending),
@@ -369,6 +380,10 @@ fn answer_with(
                 return finish(context, head, Content::Empty, ending);
             };
             let mut response = finish(context, head, Content::Empty, Ending::default());
+            let mut active = ending.active;
+            if let Some(active) = &mut active {
+                active.tunnels();
+            }
             // what happens at the end happens at the tunnel's end
             let late = std::mem::take(response.body_mut().ending_mut());
             tunnel(
@@ -376,7 +391,7 @@ fn answer_with(
                 client,
                 connection,
                 service.read_timeout,
-                Ending { in_flight: ending.in_flight, active: ending.active, log: late.log, tap: None },
+                Ending { in_flight: ending.in_flight, active, log: late.log, tap: None },
             );
             response
         }

@@ -1,6 +1,7 @@
 """Real peers of the gateway's tests: gRPC by grpcio, websockets by the package of that name.
 
 grpc-server | websocket-server   print their port and serve until killed
+grpc-server CERT KEY             the same over TLS
 grpc-client PORT | websocket-client PORT   go through the gateway, print one JSON object
 """
 
@@ -11,7 +12,7 @@ import time
 from concurrent import futures
 
 
-def grpc_server():
+def grpc_server(cert=None, key=None):
     import grpc
 
     def unary(request, context):
@@ -41,7 +42,13 @@ def grpc_server():
     }
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("demo.Echo", handlers),))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    if cert is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        with open(cert, "rb") as chain, open(key, "rb") as private:
+            credentials = grpc.ssl_server_credentials([(private.read(), chain.read())])
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    print(port, flush=True)
     server.start()
     server.wait_for_termination()
 

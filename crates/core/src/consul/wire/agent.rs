@@ -96,6 +96,9 @@ pub struct AgentSelf {
     pub config: BTreeMap<String, Value>,
     #[serde(deserialize_with = "or_default")]
     pub meta: Meta,
+    /// The settings in force, by Consul's internal names.
+    #[serde(deserialize_with = "or_default")]
+    pub debug_config: BTreeMap<String, Value>,
 }
 
 impl AgentSelf {

@@ -36,6 +36,14 @@ pub struct SessionConfig {
     pub cookie_secure: bool,
     #[serde(deserialize_with = "or_default")]
     pub read_body_for_logout: bool,
+    /// A second cookie, which outlives the browser's session and begins new ones.
+    #[serde(deserialize_with = "or_default")]
+    pub remember: bool,
+    pub remember_cookie_name: String,
+    /// Longest time between two sessions begun by it.
+    pub remember_rolling_timeout: f64,
+    /// Longest time since the authentication it stands for.
+    pub remember_absolute_timeout: f64,
     #[serde(deserialize_with = "or_default")]
     pub logout_methods: Vec<String>,
     pub logout_query_arg: String,

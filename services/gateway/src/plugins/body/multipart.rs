@@ -134,6 +134,12 @@ impl Multipart {
         out.freeze()
     }
 
+    /// Names and values as texts, all of them.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let text = |part: &Part| String::from_utf8_lossy(&part.value).into_owned();
+        self.parts.iter().map(|part| (part.name.clone(), text(part))).collect()
+    }
+
     /// Names and values; the last of a name wins.
     pub fn value(&self) -> Value {
         let members = self.parts.iter().map(|part| {

@@ -16,6 +16,18 @@ impl Key {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// From its 64 hex digits.
+    pub fn parse(text: &str) -> Option<Key> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        for (place, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(text.get(place * 2..place * 2 + 2)?, 16).ok()?;
+        }
+        Some(Key(bytes))
+    }
+
     #[cfg(test)]
     pub fn of_bytes(bytes: [u8; 32]) -> Key {
         Key(bytes)

@@ -88,6 +88,26 @@ impl Store {
     }
 }
 
+impl Store {
+    /// False when there was no entry whose time is not over.
+    pub(super) fn purge(&self, key: &Key, now: u64) -> bool {
+        let mut shard = self.shard(key).lock();
+        let lived = shard.kept.get(key).is_some_and(|kept| kept.until > now);
+        shard.remove(key);
+        lived
+    }
+
+    /// Purges everything.
+    pub(super) fn clear(&self) {
+        for shard in &self.shards {
+            let turn = shard.lock().turn;
+            // freed when the lock is free again
+            let old = std::mem::replace(&mut *shard.lock(), Shard { turn, ..Shard::default() });
+            drop(old);
+        }
+    }
+}
+
 impl Shard {
     fn remove(&mut self, key: &Key) {
         if let Some(kept) = self.kept.remove(key) {
