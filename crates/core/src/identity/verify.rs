@@ -56,6 +56,23 @@ pub enum Refused {
     Another { expected: String, found: String },
 }
 
+/// rustls shows other parties' errors as their `Debug`; what people read is the sentence.
+struct Shown(Refused);
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Shown {}
+
 /// A caller whose chain was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -185,7 +202,7 @@ impl ServerCheck {
             algorithms,
         )?;
         is_service(&material, self.identity.naming(), end_entity, &self.callee.service, host)
-            .map_err(|refused| CertificateError::Other(OtherError(Arc::new(refused))).into())
+            .map_err(|refused| CertificateError::Other(OtherError(Arc::new(Shown(refused)))).into())
     }
 }
 

@@ -9,7 +9,7 @@ use super::lease::Leases;
 use super::plan::Plan;
 use super::{Document, Owner, Registration, Status};
 use crate::Error;
-use crate::consul::wire::{HealthCheck, KvOp, KvVerb, Node, NodeVerb, TxnOp, TxnResult};
+use crate::consul::wire::{CatalogRegistration, HealthCheck, KvOp, KvVerb, Node, NodeVerb, TxnOp, TxnResult};
 use crate::consul::{Client, Read, Reply};
 
 /// Lost races until a write is given up. Each lost race means that somebody else's write went through.
@@ -85,6 +85,7 @@ impl Registrar {
             match self.client.txn(&plan.ops()?).await {
                 Ok(results) => {
                     self.settle_lease(&plan).await?;
+                    self.settle_native(registration, &results.results).await?;
                     return Ok(plan.registered(&results.results));
                 }
                 Err(Error::TxnFailed { errors }) if errors.iter().all(|e| Plan::may_be_stale(e.op_index)) => {
@@ -93,6 +94,27 @@ impl Registrar {
             }
         }
         Err(Error::Contended { service_id: service_id.clone(), attempts: ATTEMPTS })
+    }
+
+    /// Consul 1.8 drops `Connect` of a service in a transaction; a plain registration of the same service keeps it. Proxies of the mesh
+    /// find the instance a moment later than others do.
+    async fn settle_native(&self, registration: &Registration, results: &[TxnResult]) -> Result<(), Error> {
+        let kept = results
+            .iter()
+            .any(|result| matches!(result, TxnResult::Service(service) if service.is_connect_native()));
+        if !registration.connect_native || kept {
+            return Ok(());
+        }
+        let node = layout::node(registration);
+        let again = CatalogRegistration {
+            node: node.name,
+            address: node.address,
+            node_meta: node.meta,
+            service: Some(layout::service(registration)),
+            skip_node_update: true,
+            ..CatalogRegistration::default()
+        };
+        self.client.catalog().register(&again).await
     }
 
     /// Removes the document, the node and with it service, checks and lease. `None`: there was nothing.

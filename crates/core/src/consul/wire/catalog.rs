@@ -86,6 +86,13 @@ pub struct AgentService {
     pub modify_index: u64,
 }
 
+impl AgentService {
+    /// Takes the service mesh's connections itself.
+    pub fn is_connect_native(&self) -> bool {
+        self.connect.as_ref().and_then(|connect| connect.get("Native")) == Some(&Value::Bool(true))
+    }
+}
+
 /// How a check is run. Consul 1.8 keeps HTTP, TCP and times and silently drops gRPC and TTL fields of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
