@@ -21,7 +21,7 @@ scripts=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
 say() {
     printf '{"@timestamp":"%s","log.level":"%s","message":"%s","service.name":"nginx-upstreams"}\n' \
-        "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1" "$(printf %s "$2" | tr -d '"\\' | tr '\n' ' ')" >&2
+        "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1" "$(printf %s "$2" | tr -d '\042\134' | tr '\n' ' ')" >&2
 }
 
 case $service in

@@ -24,6 +24,7 @@ if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
         psql -v ON_ERROR_STOP=1 --no-password --dbname postgres --set db="$POSTGRES_DB" <<<'CREATE DATABASE :"db";'
     fi
     for file in /docker-entrypoint-initdb.d/*; do
+        # shellcheck disable=SC1090
         case $file in
             *.sh) if [ -x "$file" ]; then "$file"; else . "$file"; fi ;;
             *.sql) psql -v ON_ERROR_STOP=1 --no-password --no-psqlrc --dbname "$POSTGRES_DB" -f "$file" ;;
