@@ -1,11 +1,13 @@
 """The guides say what is there: links, anchors, paths, variables, settings, flags, metrics, alerts; and both languages have one structure."""
 
 import functools
+import json
 import os
 import re
 import subprocess
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -190,6 +192,22 @@ def test_dotted_names_are_settings_or_values_of_the_chart(guide):
         if name not in settings() and not in_chart(name):
             wrong.append(name)
     assert not wrong
+
+
+def over(base, values):
+    """As Helm lays a file of values over the chart's own."""
+    if not isinstance(base, dict) or not isinstance(values, dict):
+        return values
+    return {key: over(base.get(key), values[key]) if key in values else base[key] for key in [*base, *(set(values) - set(base))]}
+
+
+@guides
+def test_files_of_values_fit_the_schema(guide):
+    schema = json.loads((ROOT / "helm" / "plinth" / "values.schema.json").read_text(encoding="utf-8"))
+    for language, block in blocks(guide):
+        values = yaml.safe_load(block) if language == "yaml" else None
+        if isinstance(values, dict) and set(values) & set(chart()):
+            jsonschema.validate(over(chart(), values), schema)
 
 
 @guides
