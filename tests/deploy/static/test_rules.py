@@ -49,6 +49,20 @@ def test_prometheus_configuration_is_valid():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_what_the_live_test_replaces_is_still_there(tmp_path):
+    """The configuration with other addresses and shorter times is valid, and has the same alerts."""
+    config = monitoring.render_prometheus(tmp_path, "http://127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", short=True)
+    old = Path(monitoring.prometheus_with_consul()).with_name("promtool")
+    done = subprocess.run([str(old), "check", "config", str(config)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = "".join(path.read_text() for path in (tmp_path / "rules").glob("*.yml"))
+    assert set(re.findall(r"alert: (\w+)", text)) == set(monitoring.alerts())
+    assert not re.search(r"\[\d+[mhd]\]|for: \d+[mh]|offset \d+[mhd]", text)
+    manager = monitoring.render_alertmanager(tmp_path, "http://127.0.0.1:4")
+    done = subprocess.run([monitoring.tool("amtool"), "check-config", str(manager)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_alertmanager_configuration_is_valid():
     files = [str(monitoring.ALERTMANAGER / name) for name in ("alertmanager.yml", "receivers.example.yml")]
     done = subprocess.run([monitoring.tool("amtool"), "check-config", *files], capture_output=True, text=True)
