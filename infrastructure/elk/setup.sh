@@ -20,21 +20,32 @@ user=${ELASTICSEARCH_USER:-elastic}
 # curl reads user and password from a file of its own: they appear in no list of processes.
 config=$(mktemp)
 body=$(mktemp)
-trap 'rm -f "$config" "$body"' EXIT
-chmod 600 "$config" "$body"
+answer=$(mktemp)
+trap 'rm -f "$config" "$body" "$answer"' EXIT
+chmod 600 "$config" "$body" "$answer"
 escape() { sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | tr -d '\n'; }
 {
     printf 'user = "%s:%s"\n' "$user" "$(escape <"$ELASTICSEARCH_PASSWORD_FILE")"
     if [ -n "${ELASTICSEARCH_CA:-}" ]; then printf 'cacert = "%s"\n' "$ELASTICSEARCH_CA"; fi
 } >"$config"
 
-ask() { curl --silent --show-error --fail-with-body --max-time 30 --config "$config" "$@"; }
+# The answer goes to $answer; anything but 2xx is shown and fails.
+ask() {
+    code=$(curl --silent --show-error --max-time 30 --config "$config" --output "$answer" --write-out '%{http_code}' "$@") || return 1
+    case $code in
+    2??) ;;
+    *)
+        echo "setup: answered $code: $(cat "$answer")" >&2
+        return 1
+        ;;
+    esac
+}
 
 wait_for() {
     tries=0
-    until ask --output /dev/null "$1" 2>/dev/null; do
+    until ask "$1" 2>/dev/null; do
         tries=$((tries + 1))
-        if [ "$tries" -ge 60 ]; then
+        if [ "$tries" -ge 150 ]; then
             echo "setup: $1 does not answer" >&2
             exit 1
         fi
@@ -45,7 +56,6 @@ wait_for() {
 put() {
     echo "setup: $1"
     ask --request PUT --header 'content-type: application/json' --data-binary "@$2" "$elasticsearch/$1"
-    echo
 }
 
 password() { printf '{"password":"%s"%s}' "$(escape <"$1")" "${2:-}" >"$body"; }
@@ -67,10 +77,11 @@ fi
 if [ -n "$kibana" ]; then
     wait_for "$kibana/api/status"
     echo "setup: saved objects"
-    ask --request POST --header 'kbn-xsrf: plinth' --form "file=@$here/kibana/plinth.ndjson" "$kibana/api/saved_objects/_import?overwrite=true" >"$body"
-    cat "$body"
-    echo
+    ask --request POST --header 'kbn-xsrf: plinth' --form "file=@$here/kibana/plinth.ndjson" "$kibana/api/saved_objects/_import?overwrite=true"
     # Kibana answers 200 also when it could not import everything.
-    grep -q '"success":true' "$body"
+    if ! grep -q '"success":true' "$answer"; then
+        echo "setup: not imported: $(cat "$answer")" >&2
+        exit 1
+    fi
 fi
 echo "setup: done"

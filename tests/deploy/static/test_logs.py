@@ -225,8 +225,15 @@ def test_setup_runs_twice_and_keeps_passwords_off_the_command_line(tmp_path):
             assert json.loads(written["/_security/user/plinth-shipper"])["password"] == "ship"
             commands = [line for line in done.stderr.splitlines() if line.startswith("+ curl")]
             assert commands and not any("cret" in line for line in commands)
-        receiver.status = 401
-        env["ELASTICSEARCH_URL"] = f"http://127.0.0.1:{monitoring.free_port()}"
+        # What is refused fails, with the answer.
+        receiver.answer = lambda path, body: b'{"success":true}' if not body else b'{"error":"no such privilege"}'
+        receiver.statuses = {"/_index_template/plinth-logs": 403}
+        done = subprocess.run(["sh", str(logs.ELK / "setup.sh")], env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode != 0 and "403" in done.stderr and "no such privilege" in done.stderr
+        receiver.statuses = {}
+        receiver.answer = lambda path, body: b'{"success":false,"errors":[1]}'
+        done = subprocess.run(["sh", str(logs.ELK / "setup.sh")], env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode != 0 and "not imported" in done.stderr
     finally:
         receiver.close()
     done = subprocess.run(["sh", str(logs.ELK / "setup.sh")], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)

@@ -247,6 +247,8 @@ class Receiver:
         self.posts: list[tuple[str, bytes]] = []
         self.times: list[float] = []
         self.status, self.answer = 200, b"{}"
+        # Other answers for single paths.
+        self.statuses: dict[str, int] = {}
         # While true, connections are closed without an answer; how often that happened.
         self.gone, self.refused = False, 0
         outer = self
@@ -261,7 +263,7 @@ class Receiver:
                 outer.posts.append((self.path, body))
                 outer.times.append(time.time())
                 answer = outer.answer(self.path, body) if callable(outer.answer) else outer.answer
-                self.send_response(outer.status)
+                self.send_response(outer.statuses.get(self.path, outer.status))
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()
@@ -279,7 +281,7 @@ class Receiver:
                 if self.turned_away():
                     return
                 answer = outer.answer(self.path, b"") if callable(outer.answer) else outer.answer
-                self.send_response(outer.status)
+                self.send_response(outer.statuses.get(self.path, outer.status))
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()
