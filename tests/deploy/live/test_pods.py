@@ -7,6 +7,7 @@ import http.client
 import json
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,7 +35,13 @@ plugins:
   - name: prometheus
     config: { status_code_metrics: true }
 """
-VALUES = {"gateway": {"config": {"kong": KONG}}, "mtls": {"intentions": {"enabled": False}}}
+APPLICATIONS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "apps"}}}
+VALUES = {
+    "gateway": {"config": {"kong": KONG}},
+    "mtls": {"intentions": {"enabled": False}},
+    # The demo registers in Consul itself.
+    "networkPolicy": {"consulClients": [APPLICATIONS]},
+}
 SERVERS = ("consul", "postgresql", "redis", "rabbitmq")
 
 
@@ -154,7 +161,7 @@ def _application(cluster, name):
     """A team's own pod, registered in Consul."""
     pod = {
         "kind": "Pod",
-        "metadata": {"name": f"user-{name}", "labels": {"app": "users", "app.kubernetes.io/component": "application"}},
+        "metadata": {"name": f"user-{name}", "namespace": "apps", "labels": {"app": "users", "app.kubernetes.io/component": "application"}},
         "spec": {
             "securityContext": {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532},
             "containers": [
@@ -259,12 +266,40 @@ def test_requests_pass_the_gateway_and_are_counted_in_redis(cluster):
     assert len(instances) == 2, instances
 
 
+def _connects(cluster, source, target, port):
+    """From within the network of one pod to another."""
+    script = f"import socket; socket.create_connection(('{target.ip}', {port}), 2)"
+    pid = cluster.engine.pid(source.sandbox)
+    return subprocess.run(["nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+def test_network_policies_hold(cluster):
+    """All that the platform did until here was allowed; what no policy names does not pass."""
+    assert cluster.firewall.dropped() == 0 and not cluster.firewall.refused, cluster.firewall.refused
+    [postgresql], [redis], [consul] = (cluster.of(server) for server in ("postgresql", "redis", "consul"))
+    first = {component: cluster.of(component)[0] for component in (*chart.COMPONENTS, "application")}
+    assert _connects(cluster, first["config"], postgresql, 5432)
+    assert _connects(cluster, first["gateway"], redis, 6379)
+    assert _connects(cluster, first["application"], consul, 8500)
+    for source, target, port in (
+        (first["registry"], postgresql, 5432),
+        (first["gateway"], postgresql, 5432),
+        (first["health"], redis, 6379),
+        (first["application"], redis, 6379),
+        (first["application"], first["config"], 8520),
+        (first["registry"], first["config"], 8007),
+        (postgresql, consul, 8500),
+    ):
+        assert not _connects(cluster, source, target, port), f"{source.name} reaches {target.name}:{port}"
+    assert cluster.firewall.dropped() >= 7
+
+
 def test_helm_test_pod_succeeds(cluster):
     [pod] = [d for d in cluster.documents if d["kind"] == "Pod"]
     # The proxy here tells Services apart by port, and all four have 8007: the pods stand for them.
     runner = pods.Pod(cluster, "plinth-test", pod["metadata"]["labels"], {**pod["spec"], "containers": []})
-    runner.start()
     cluster.pods.append(runner)
+    runner.start()
     for container in pod["spec"]["containers"]:
         component = next(c for c, s in chart.COMPONENTS.items() if s == container["name"])
         address = cluster.of(component)[0].ip

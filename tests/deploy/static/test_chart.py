@@ -42,6 +42,18 @@ def test_kubernetes_takes_every_document(version):
     assert checked > 400
 
 
+def test_a_wrong_document_would_be_seen():
+    import copy
+
+    deployment = copy.deepcopy(chart.named(chart.render(), "Deployment", "plinth-gateway"))
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    container["lifecycle"] = {"preStop": {"slep": {"seconds": 5}}}
+    assert any("slep" in fault for fault in schemas.faults(deployment, "1.34"))
+    # 1.28 has no sleep at all: the chart must not render it there.
+    container["lifecycle"] = {"preStop": {"sleep": {"seconds": 5}}}
+    assert schemas.faults(deployment, "1.28") and not schemas.faults(deployment, "1.30")
+
+
 def test_every_foreign_kind_is_rendered_by_some_case():
     seen = {(d["apiVersion"], d["kind"]) for values in chart.CASES.values() for d in chart.render(values)}
     assert FOREIGN <= seen

@@ -134,6 +134,20 @@ def test_narrowed_clients_and_admins():
     _same(_actual(places, _policies(chart.CASES["ingress"])), _expected(places, flows, set()))
 
 
+def test_a_policy_too_few_or_too_wide_would_be_seen():
+    import copy
+
+    places, policies = _places(), _policies({})
+    wanted = _expected(places, FLOWS, {8000})
+    without = [p for p in policies if p["metadata"]["name"] != "plinth-registry"]
+    assert wanted - _actual(places, without), "the registry's flows are still there"
+    wide = copy.deepcopy(policies)
+    for policy in wide:
+        if policy["metadata"]["name"] == "plinth-postgresql":
+            del policy["spec"]["ingress"][0]["from"]
+    assert ("stranger", "postgresql", 5432) in _actual(places, wide) - wanted
+
+
 def test_dns_over_udp():
     places = _places()
     policies = _policies({})

@@ -3,7 +3,7 @@
 A pod is one sandbox container, which has the address, and the pod's own containers in its network. Commands, variables,
 mounts, users, capabilities, the read-only root and limits come from the rendered pod; probes, preStop, SIGTERM and the grace
 period are carried out as the kubelet does. A Service is a TCP proxy that knows the ready pods, late by `LAG` as a real
-one is. NetworkPolicies are not enforced here (tests/deploy/static/test_chart_flows.py computes them).
+one is. NetworkPolicies are enforced: between pods by the host's firewall, at Services by the proxy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.engine import DEBIAN, Engine, until
+from support import network
+from support.engine import DEBIAN, Engine, Missing, need, run, until
 
 # How late others learn of a change: the kubelet of a container that ended, proxies of a pod that is not ready any more.
 LAG = 1.0
@@ -36,8 +37,10 @@ def _seconds(text) -> float:
 class Services:
     """All Services of the release, on one address of the host, by port."""
 
-    def __init__(self, address: str):
+    def __init__(self, address: str, may_call):
         self.address = address
+        # Whether the pod at one address may call an endpoint; both are those of the connection.
+        self._may_call = may_call
         self._endpoints: dict[int, list[tuple[str, int]]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -62,7 +65,10 @@ class Services:
         try:
             if not endpoints:
                 raise OSError("no endpoint is ready")
-            upstream, back = await asyncio.wait_for(asyncio.open_connection(*random.choice(endpoints)), 5)
+            endpoint = random.choice(endpoints)
+            if not self._may_call(writer.get_extra_info("peername")[0], *endpoint):
+                raise OSError("a NetworkPolicy is against it")
+            upstream, back = await asyncio.wait_for(asyncio.open_connection(*endpoint), 5)
         except (OSError, asyncio.TimeoutError):
             # What a client of a real Service sees: the connection is refused.
             writer.transport.abort()
@@ -114,7 +120,7 @@ class Pod:
     name: str
     labels: dict
     spec: dict
-    claims: dict = field(default_factory=dict)
+    namespace: str = ""
     ip: str = ""
     ready: dict = field(default_factory=dict)
     restarts: int = 0
@@ -145,6 +151,7 @@ class Pod:
         )  # fmt: skip
         [facts] = self.cluster.engine.inspect(self.sandbox)
         self.ip = facts["NetworkSettings"]["Networks"][self.cluster.network]["IPAddress"]
+        self.cluster.firewall.renew()
         self._volumes()
         for container in self.spec.get("initContainers", []):
             done = docker("run", "--rm", *self._options(container), check=False, timeout=60)
@@ -372,6 +379,74 @@ class Pod:
             client.wait()
         names = [self.container_name(c) for c in self.spec["containers"]] + [self.sandbox]
         self.cluster.engine.docker("rm", "--force", "--volumes", *names, check=False)
+        self.cluster.firewall.renew()
+
+
+class Firewall:
+    """The rendered NetworkPolicies, by the host's iptables (bridged packets pass it: bridge-nf-call-iptables)."""
+
+    def __init__(self, cluster: Cluster, subnet: str):
+        self.cluster, self.subnet = cluster, subnet
+        self.chain, self.drops = f"PODS-{os.getpid()}", f"PODS-DROP-{os.getpid()}"
+        self.policies = [d for d in cluster.documents if d["kind"] == "NetworkPolicy"]
+        self.refused: list[tuple] = []
+        self._lock = threading.Lock()
+        need("iptables", "iptables")
+        seen = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+        if not seen.is_file() or seen.read_text().strip() != "1":
+            raise Missing("bridged packets do not pass the firewall; set net.bridge.bridge-nf-call-iptables to 1 (module br_netfilter)")
+        for chain in (self.chain, self.drops):
+            run("iptables", "-w", "-N", chain)
+        # The first rule counts attempts to connect; what is left of connections that ended goes without a count.
+        run("iptables", "-w", "-A", self.drops, "-p", "tcp", "--syn", "-j", "DROP")
+        run("iptables", "-w", "-A", self.drops, "-j", "DROP")
+        run("iptables", "-w", "-I", "DOCKER-USER", "-s", subnet, "-d", subnet, "-j", self.chain)
+
+    def place(self, pod: Pod) -> network.Place:
+        namespace = pod.namespace or "plinth"
+        return network.Place(pod.name, namespace, tuple(pod.labels.items()), (("kubernetes.io/metadata.name", namespace),))
+
+    # Whoever asks from the host itself: an application in a namespace that may call the services.
+    CLIENT = network.Place("client", "clients", (), (("kubernetes.io/metadata.name", "clients"), ("plinth/client", "true")))
+
+    def allows(self, source: Pod | None, target: Pod, port: int) -> bool:
+        return network.allowed(self.policies, self.place(source) if source else self.CLIENT, self.place(target), port)
+
+    def may_call(self, address: str, ip: str, port: int) -> bool:
+        by_address = {p.ip: p for p in self.cluster.pods}
+        source, target = by_address.get(address), by_address[ip]
+        allowed = self.allows(source, target, port)
+        if not allowed:
+            self.refused.append((source and source.name, target.name, port))
+        return allowed
+
+    def renew(self):
+        """After a pod came or went."""
+        with self._lock:
+            pods = [p for p in self.cluster.pods if p.ip and not p.gone]
+            lines = ["*filter", f":{self.chain} - [0:0]", f"-A {self.chain} -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN"]
+            for source in pods:
+                for target in pods:
+                    ports = sorted({p["containerPort"] for c in target.spec["containers"] for p in c.get("ports", [])})
+                    open_ = [str(port) for port in ports if source is not target and self.allows(source, target, port)]
+                    if open_:
+                        lines.append(
+                            f"-A {self.chain} -s {source.ip} -d {target.ip} -p tcp -m multiport --dports {','.join(open_)} -j RETURN"
+                        )
+            lines += [f"-A {self.chain} -j {self.drops}", "COMMIT", ""]
+            run("iptables-restore", "-w", "--noflush", input="\n".join(lines))
+
+    def dropped(self) -> int:
+        """Attempts to connect from pod to pod that no policy lets through, since the start."""
+        text = run("iptables", "-w", "-nvxL", self.drops).stdout
+        return int(text.splitlines()[2].split()[0])
+
+    def close(self):
+        run("iptables", "-w", "-D", "DOCKER-USER", "-s", self.subnet, "-d", self.subnet, "-j", self.chain, check=False)
+        for chain in (self.chain, self.drops):
+            run("iptables", "-w", "-F", chain, check=False)
+        for chain in (self.chain, self.drops):
+            run("iptables", "-w", "-X", chain, check=False)
 
 
 def _quantity(text) -> float:
@@ -398,7 +473,8 @@ class Cluster:
         self._count = 0
         engine.docker("network", "create", self.network)
         [facts] = engine.inspect(self.network)
-        self.services = Services(facts["IPAM"]["Config"][0]["Gateway"])
+        self.firewall = Firewall(self, facts["IPAM"]["Config"][0]["Subnet"])
+        self.services = Services(facts["IPAM"]["Config"][0]["Gateway"], self.firewall.may_call)
         self._service_list = [d for d in documents if d["kind"] == "Service" and d["spec"].get("clusterIP") != "None"]
         self.service_names = [d["metadata"]["name"] for d in self._service_list]
         self._ports = {}
@@ -425,7 +501,7 @@ class Cluster:
                 self.services.set(key, [(p.ip, p.port(port["targetPort"])) for p in ready])
 
     def of(self, component) -> list[Pod]:
-        return [p for p in self.pods if p.labels["app.kubernetes.io/component"] == component and not p.terminating]
+        return [p for p in self.pods if p.labels.get("app.kubernetes.io/component") == component and not p.terminating]
 
     def create(self, workload: dict) -> Pod:
         """One pod of a Deployment, StatefulSet, or a Pod itself."""
@@ -441,7 +517,7 @@ class Cluster:
                 for t in workload["spec"].get("volumeClaimTemplates", [])
             ]
             spec = {**spec, "volumes": spec["volumes"] + claims}
-        pod = Pod(self, name, template["metadata"]["labels"], spec)
+        pod = Pod(self, name, template["metadata"]["labels"], spec, template["metadata"].get("namespace", "") if workload["kind"] == "Pod" else "")
         self.pods.append(pod)
         pod.start()
         return pod
@@ -487,5 +563,6 @@ class Cluster:
             if not pod.gone:
                 pod.remove()
         self.services.close()
+        self.firewall.close()
         self.engine.docker("network", "rm", self.network, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
