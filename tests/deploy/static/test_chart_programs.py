@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -144,7 +145,7 @@ def test_rules_are_those_of_the_monitoring():
 
 # The rendered commands, started on this machine.
 
-LOCAL = chart.merged(chart.CASES["small"], {"mtls": {"mode": "off"}, "listenAddress": "127.0.0.1", "shutdown": {"preStopSeconds": 0, "drainDelaySeconds": 0}})
+LOCAL = chart.merged(chart.CASES["small"], {"listenAddress": "127.0.0.1", "shutdown": {"preStopSeconds": 0, "drainDelaySeconds": 0}})
 
 
 def _free_port():
@@ -153,9 +154,14 @@ def _free_port():
         return s.getsockname()[1]
 
 
+# Identities of Connect carry SPIFFE ids, not host names.
+TRUSTING = ssl.create_default_context()
+TRUSTING.check_hostname, TRUSTING.verify_mode = False, ssl.CERT_NONE
+
+
 def _get(url):
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=2, context=TRUSTING) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -195,19 +201,20 @@ class _Programs:
                 process.wait()
 
 
-def test_rendered_commands_run_and_answer_their_probes(tmp_path):
+@pytest.mark.parametrize("mode", ["off", "connect"])
+def test_rendered_commands_run_and_answer_their_probes(tmp_path, mode):
     """Each container's command with its environment and files: started, ready by its own probes, healthy by its own program."""
-    documents = chart.render(LOCAL)
+    documents = chart.render(chart.merged(LOCAL, {"mtls": {"mode": mode}}))
     programs = _Programs()
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("PLINTH_", "CONSUL_", "KONG_"))}
     plain["PLINTH_BIN_DIR"] = os.environ.get("PLINTH_BIN_DIR", "")
     try:
         consul = _free_port()
         programs.start(
-            [chart.program("plinth"), "agent", "--in-memory", "--http-port", str(consul)], plain, tmp_path / "agent.log"
+            [chart.program("plinth"), "agent", "--in-memory", "--connect", "--http-port", str(consul)], plain, tmp_path / "agent.log"
         )
         _until(lambda: _get(f"http://127.0.0.1:{consul}/v1/status/leader")[0] == 200, 20, "the agent answers")
-        status = {}
+        status, main = {}, {}
         for component, spec, container in _services(documents):
             folder = tmp_path / component
             for volume in spec["volumes"]:
@@ -243,6 +250,8 @@ def test_rendered_commands_run_and_answer_their_probes(tmp_path):
                 env[name] = re.sub(r":(\d{4})$", lambda m: f":{ports.get(int(m[1]), m[1])}", value) if name.endswith("LISTEN") else value
             service = chart.COMPONENTS[component]
             process = programs.start([chart.program(os.path.basename(container["command"][0]))], env, tmp_path / f"{service}.log")
+            if component != "gateway":
+                main[component] = next(ports[p["containerPort"]] for p in container["ports"] if p["name"] == "api")
             status[component] = (f"http://127.0.0.1:{ports[8007]}", env, process)
         for component, spec, container in _services(documents):
             base, env, process = status[component]
@@ -267,6 +276,9 @@ def test_rendered_commands_run_and_answer_their_probes(tmp_path):
             component = next(c for c, s in chart.COMPONENTS.items() if s == container["name"])
             words = [re.sub(r"^http://[^/]+:8007", status[component][0], word) for word in container["args"]]
             subprocess.run([chart.program("plinth"), *words], env=plain, check=True, timeout=20)
+        for component, port in main.items():
+            address = f"{'https' if mode == 'connect' else 'http'}://127.0.0.1:{port}/health/live"
+            assert _get(address)[0] == 200, f"{component} does not speak what mtls.mode={mode} says"
         # Everybody registered, and the aggregator sees them pass with the token its init container signed.
         catalog = f"http://127.0.0.1:{consul}/v1/health/service"
         for service in chart.COMPONENTS.values():
