@@ -14,6 +14,7 @@ registry=${PLINTH_REGISTRY_URL:-http://registry-service:8510}
 token_file=${PLINTH_REGISTRY_TOKEN_FILE:-}
 folder=${PLINTH_UPSTREAMS_DIR:-/run/nginx}
 nginx=${PLINTH_NGINX:-nginx}
+conf=${PLINTH_NGINX_CONF:-/etc/nginx/nginx.conf}
 # How long the registry holds an answer back until something changes, and how long `first` waits for an instance.
 wait=${PLINTH_UPSTREAMS_WAIT:-30}
 first=${PLINTH_UPSTREAMS_FIRST:-30}
@@ -48,6 +49,20 @@ ask() {
     index=$(sed -n 's/^[Xx]-[Pp]linth-[Ii]ndex: *\([0-9]*\).*/\1/p' "$work.headers")
 }
 
+# block NAME: an upstream of what is in $work.sorted.
+block() {
+    echo "upstream $1 {"
+    echo "    zone $1 256k;"
+    echo "    random two least_conn;"
+    while read -r address port weight; do
+        echo "    server $address:$port weight=$weight max_fails=2 fail_timeout=2s;"
+    done <"$work.sorted"
+    # Shorter than the gateway's own 60 s, so that it is nginx who closes idle connections.
+    echo "    keepalive 64;"
+    echo "    keepalive_timeout 30s;"
+    echo "}"
+}
+
 # The upstream for the answer into $work.new. Fails when there is nobody in it.
 render() {
     awk -f "$scripts/instances.awk" "$work.json" >"$work.list" 2>"$work.error" || {
@@ -58,35 +73,33 @@ render() {
         reason="no healthy instance of $service"
         return 1
     fi
+    LC_ALL=C sort -u "$work.list" >"$work.sorted"
     {
         echo "# Written by upstreams.sh from the registry; changes here are lost."
-        echo "upstream plinth_$service {"
-        echo "    zone plinth_$service 256k;"
-        echo "    random two least_conn;"
-        LC_ALL=C sort -u "$work.list" | while read -r address port weight; do
-            echo "    server $address:$port weight=$weight max_fails=2 fail_timeout=2s;"
-        done
-        # Shorter than the gateway's own 60 s, so that it is nginx who closes idle connections.
-        echo "    keepalive 64;"
-        echo "    keepalive_timeout 30s;"
-        echo "}"
+        block "plinth_$service"
+        # The same once more: kept connections speak either HTTP/1.1 or HTTP/2, and nginx does not tell them apart.
+        block "plinth_${service}_grpc"
     } >"$work.new"
 }
 
-# Puts $work.new in place. A configuration that nginx refuses is taken back.
+# Puts $work.new in place and has nginx read it. It is tested beside the one in force, with a configuration that differs in where
+# the upstreams are, so that what nginx would refuse is never where nginx looks.
 apply() {
-    cp "$target" "$work.last"
-    mv "$work.new" "$target"
-    if ! "$nginx" -t -q 2>"$work.error"; then
-        mv "$work.last" "$target"
+    rm -rf "$work.try"
+    mkdir "$work.try"
+    cp "$folder"/upstream-*.conf "$work.try/"
+    cp "$work.new" "$work.try/upstream-$service.conf"
+    sed "s#$folder/upstream-#$work.try/upstream-#" "$conf" >"$work.try/nginx.conf"
+    if ! "$nginx" -t -q -c "$work.try/nginx.conf" 2>"$work.error"; then
         reason="nginx refuses the new upstream: $(cat "$work.error")"
         return 1
     fi
+    mv "$work.new" "$target"
     "$nginx" -s reload 2>"$work.error" || {
         reason="nginx did not reload: $(cat "$work.error")"
         return 1
     }
-    say info "upstream $service: $(awk '$1 == "server" { printf "%s ", $2 }' "$target")"
+    say info "upstream $service: $(tr '\n' ';' <"$work.sorted")"
 }
 
 # A reason is told when it is new, not at every attempt.
@@ -102,7 +115,7 @@ case $mode in
             tries=$((tries + 1))
             if [ "$tries" -ge "$first" ]; then
                 say warn "$reason; starting with an upstream that answers 502"
-                printf 'upstream plinth_%s {\n    server 127.0.0.1:9 down;\n}\n' "$service" >"$work.new"
+                printf 'upstream %s {\n    server 127.0.0.1:9 down;\n}\n' "plinth_$service" "plinth_${service}_grpc" >"$work.new"
                 break
             fi
             sleep 1

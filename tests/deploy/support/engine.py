@@ -230,6 +230,10 @@ class Engine:
     def docker(self, *args, check=True, timeout=600, **more) -> subprocess.CompletedProcess:
         return run(self.client, *args, check=check, timeout=timeout, env=self.env, **more)
 
+    def run_bytes(self, *args, timeout=600) -> bytes:
+        """What a command prints, when that is no text."""
+        return subprocess.run([self.client, *args], capture_output=True, check=True, timeout=timeout, env=self.env).stdout
+
     def inspect(self, *names: str) -> list[dict]:
         return json.loads(self.docker("inspect", *names).stdout)
 
