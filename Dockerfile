@@ -86,7 +86,7 @@ ENV PLINTH_REGISTRY__LISTEN=0.0.0.0:8510 \
     PLINTH_REGISTRY__LOG__FORMAT=json
 COPY --from=binaries /out/registry-service /usr/local/bin/registry-service
 EXPOSE 8510 8007
-HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["/usr/local/bin/registry-service", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["/usr/local/bin/registry-service", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/registry-service"]
 
 FROM runtime AS config-service
@@ -99,7 +99,7 @@ ENV PLINTH_CONFIG__LISTEN=0.0.0.0:8520 \
 COPY --from=rootfs --chown=65532:65532 /empty/ /data/
 COPY --from=binaries /out/config-service /usr/local/bin/config-service
 EXPOSE 8520 8007
-HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["/usr/local/bin/config-service", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["/usr/local/bin/config-service", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/config-service"]
 
 FROM runtime AS health-aggregator
@@ -110,7 +110,7 @@ ENV PLINTH_HEALTH__LISTEN=0.0.0.0:8530 \
     PLINTH_HEALTH__LOG__FORMAT=json
 COPY --from=binaries /out/health-aggregator /usr/local/bin/health-aggregator
 EXPOSE 8530 8007
-HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["/usr/local/bin/health-aggregator", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["/usr/local/bin/health-aggregator", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/health-aggregator"]
 
 # Access logs that a Kong file sends to /var/log/kong go to standard output. A volume mounted there takes them instead.
@@ -124,7 +124,7 @@ ENV PLINTH_GATEWAY__PROXY_LISTEN="0.0.0.0:8000 http2" \
 COPY --from=rootfs --chown=65532:65532 /kong-logs/ /var/log/kong/
 COPY --from=binaries /out/gateway /usr/local/bin/gateway
 EXPOSE 8000 8443 8001 8007
-HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["/usr/local/bin/gateway", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["/usr/local/bin/gateway", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/gateway"]
 
 FROM runtime AS plinth
@@ -136,7 +136,7 @@ COPY --from=rootfs --chown=65532:65532 /empty/ /data/
 COPY --from=binaries /out/plinth /usr/local/bin/plinth
 VOLUME ["/data"]
 EXPOSE 8500 8510 8520 8530 8000 8001 8007
-HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["/usr/local/bin/plinth", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["/usr/local/bin/plinth", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/plinth"]
 CMD ["up"]
 
@@ -146,5 +146,5 @@ LABEL org.opencontainers.image.title="plinth/demo-service" \
 ENV PLINTH_DEMO__LISTEN=0.0.0.0:8080
 COPY --from=binaries /out/demo-service /usr/local/bin/demo-service
 EXPOSE 8080
-HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["/usr/local/bin/demo-service", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["/usr/local/bin/demo-service", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/demo-service"]
