@@ -135,7 +135,8 @@ class Platform:
         )
 
     def passing(self) -> int:
-        return len(get_json(f"{self.url('registry-service')}/api/v1/services/discover/user-service?healthy_only=true"))
+        found = get_json(f"{self.url('registry-service')}/api/v1/services/discover/user-service?healthy_only=true")
+        return len(found["services"])
 
     def processor_seconds(self) -> float:
         total = 0
