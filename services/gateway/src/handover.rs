@@ -75,6 +75,8 @@ pub struct Inherited {
     sockets: Mutex<Vec<(Option<SocketAddr>, Vec<TcpListener>)>>,
     /// The process before, which waits for this one to get ready.
     before: Mutex<Option<UnixStream>>,
+    /// This is a process of its own, which a supervisor may wait for.
+    supervised: bool,
 }
 
 impl Inherited {
@@ -90,7 +92,7 @@ impl Inherited {
         let ours = number("LISTEN_PID") == Some(getpid().as_raw_nonzero().get());
         match number("LISTEN_FDS").filter(|_| ours) {
             Some(count) => activated(count).map_err(HandoverError::Activation),
-            None => Ok(Self::default()),
+            None => Ok(Self { supervised: true, ..Self::default() }),
         }
     }
 
@@ -117,9 +119,14 @@ impl Inherited {
         }
     }
 
-    /// Tells the process before that it may go.
+    /// Tells the process before that it may go, or the supervisor that the service is up.
     pub fn ready(&self) {
-        let Some(mut before) = self.before.lock().take() else { return };
+        let Some(mut before) = self.before.lock().take() else {
+            if self.supervised {
+                tell_systemd("READY=1");
+            }
+            return;
+        };
         match before.write_all(READY) {
             Ok(()) => tracing::info!("took over from the process before"),
             Err(error) => tracing::warn!(%error, "the process before is gone already"),
@@ -158,7 +165,7 @@ fn from_before() -> io::Result<Inherited> {
         }
         sockets.push((Some(address), own));
     }
-    Ok(Inherited { sockets: Mutex::new(sockets), before: Mutex::new(Some(stream)) })
+    Ok(Inherited { sockets: Mutex::new(sockets), before: Mutex::new(Some(stream)), supervised: true })
 }
 
 /// A descriptor that is there as a number only is taken from this very process as if from another: it arrives owned.
@@ -170,7 +177,7 @@ fn activated(count: i32) -> io::Result<Inherited> {
         socket.set_nonblocking(true)?;
         sockets.push((None, vec![socket]));
     }
-    Ok(Inherited { sockets: Mutex::new(sockets), before: Mutex::default() })
+    Ok(Inherited { sockets: Mutex::new(sockets), before: Mutex::default(), supervised: true })
 }
 
 /// Copies of this process's listeners, for the next one.
@@ -250,7 +257,7 @@ pub async fn run(
             Ok(process) => {
                 tracing::info!(process, "the new process is ready; this one finishes what it has and ends");
                 drop(listeners.take());
-                tell_systemd(process);
+                tell_systemd(&format!("MAINPID={process}\nREADY=1"));
                 shutdown.hand_over();
                 return;
             }
@@ -314,18 +321,16 @@ fn wait_ready(
     Ok(())
 }
 
-/// A supervisor that follows the main process (systemd, `Type=notify`) is told which one it is from now on.
-fn tell_systemd(process: u32) {
+/// A supervisor that follows the main process (systemd, `Type=notify`) is told when it is ready, and which one it is.
+fn tell_systemd(what: &str) {
     let Ok(path) = std::env::var("NOTIFY_SOCKET") else { return };
     let address = match path.strip_prefix('@') {
         Some(name) => std::os::unix::net::SocketAddr::from_abstract_name(name),
         None => std::os::unix::net::SocketAddr::from_pathname(&path),
     };
-    let told = address.and_then(|address| {
-        UnixDatagram::unbound()?.send_to_addr(format!("MAINPID={process}\nREADY=1").as_bytes(), &address)
-    });
+    let told = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(what.as_bytes(), &address));
     if let Err(error) = told {
-        tracing::warn!(%error, "systemd could not be told the new main process");
+        tracing::warn!(%error, "the supervisor could not be told");
     }
 }
 

@@ -238,6 +238,10 @@ async fn sockets_of_systemd_are_listened_on() {
         .arg(&file);
     command.args(["--proxy-listen", &format!("127.0.0.1:{port}"), "--admin-listen", "off"]);
     command.args(["--status-listen", "off", "--register", "false"]);
+    let told = folder.path().join("notify");
+    let supervisor = std::os::unix::net::UnixDatagram::bind(&told).unwrap();
+    supervisor.set_nonblocking(true).unwrap();
+    command.env("NOTIFY_SOCKET", &told);
     let mut process = Process::spawn("gateway", command, folder.path());
     // bound a second time the address would be taken: what answers has the socket it was given
     eventually("the gateway answers", LIMIT, || {
@@ -250,4 +254,26 @@ async fn sockets_of_systemd_are_listened_on() {
     })
     .await;
     assert!(process.output().contains(&format!("proxy listening on http://127.0.0.1:{port}")));
+    let hears = async |what: &str| {
+        eventually("the supervisor is told", LIMIT, || async {
+            let mut bytes = [0; 128];
+            let length = supervisor.recv(&mut bytes).map_err(|error| error.to_string())?;
+            let said = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            if said.contains(what) { Ok(said) } else { Err(said) }
+        })
+        .await
+    };
+    hears("READY=1").await;
+    // the next process is the supervisor's main process from then on
+    process.signal(Signal::USR2);
+    let said = hears("MAINPID=").await;
+    let next: i32 = said.lines().find_map(|line| line.strip_prefix("MAINPID=")?.parse().ok()).unwrap();
+    eventually("the process ends", LIMIT, || {
+        let ended = process.exited();
+        async move { ended.ok_or("it runs") }
+    })
+    .await;
+    let answer = http_client::get(&format!("http://127.0.0.1:{port}/")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    kill_process(Pid::from_raw(next).unwrap(), Signal::KILL).unwrap();
 }

@@ -117,17 +117,19 @@ impl ReadAhead {
         let mut read = 0;
         for watched in all {
             let Some(body) = watched.upgrade() else { continue };
-            let room = self.settings.worker.saturating_sub(held);
-            let new = body.borrow_mut().read_ahead(self.settings.response, room);
-            held += new;
-            read += new;
-            if body.borrow().connection.is_some() || !body.borrow().ahead.is_empty() {
-                self.watched.borrow_mut().push(watched);
-            }
-            drop(body);
-            if read >= AT_ONCE {
+            loop {
+                let room = self.settings.worker.saturating_sub(held).min(AT_ONCE);
+                let new = body.borrow_mut().read_ahead(self.settings.response, room);
+                held += new;
+                read += new;
+                if read < AT_ONCE {
+                    break;
+                }
                 read = 0;
                 tokio::task::yield_now().await;
+            }
+            if body.borrow().connection.is_some() || !body.borrow().ahead.is_empty() {
+                self.watched.borrow_mut().push(watched);
             }
         }
         stats.read_ahead.set(held as u64);
