@@ -78,9 +78,8 @@ pub(crate) fn target(reader: &mut Reader, service: &Service, settings: &ServiceS
             let given = given.as_deref().and_then(|text| text.split_whitespace().next());
             given.map_or(Ok(StatusListen(Some(default))), str::parse).unwrap_or_default()
         }
-        (None, Some(listen)) if settings.status_listen.0.is_none()
-                && settings.tls.is_none()
-                && settings.mtls.is_none() =>
+        (None, Some(listen))
+            if settings.status_listen.0.is_none() && settings.tls.is_none() && settings.mtls.is_none() =>
         {
             StatusListen(Some(listen))
         }

@@ -107,7 +107,8 @@ fn decode(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
         let digits = after.get(..2).filter(|digits| byte == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
-        let escaped = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        let escaped =
+            digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
         match escaped {
             Some(byte) => {
                 out.push(byte);
@@ -179,9 +180,8 @@ impl Spec {
     /// The operation of a request: its method, and its path in normal form ([`crate::normalize_path`]), without the query.
     #[must_use]
     pub fn find<'r>(&self, method: &str, path: &'r str) -> Option<Found<'_, 'r>> {
-        let operation = |item: &'_ Item| {
-            item.iter().position(|(known, _)| known.eq_ignore_ascii_case(method))
-        };
+        let operation =
+            |item: &'_ Item| item.iter().position(|(known, _)| known.eq_ignore_ascii_case(method));
         if let Some(item) = self.plain.get(path)
             && let Some(at) = operation(item)
         {
@@ -302,7 +302,8 @@ impl Operation {
 /// Names of a query decoded, values as written.
 fn pairs(query: &str) -> Vec<(String, Option<&str>)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    let split = pairs.map(|pair| pair.split_once('=').map_or((pair, None), |(name, value)| (name, Some(value))));
+    let split =
+        pairs.map(|pair| pair.split_once('=').map_or((pair, None), |(name, value)| (name, Some(value))));
     split.map(|(name, value)| (decode(&name.replace('+', " ")), value)).collect()
 }
 
@@ -398,8 +399,7 @@ impl<'d> Reading<'d> {
             kinds.push("application/json".to_owned());
         }
         let schema = body.get("schema");
-        let schema =
-            schema.map(|schema| self.compiler.schema(schema, &format!("{at} body"))).transpose()?;
+        let schema = schema.map(|schema| self.compiler.schema(schema, &format!("{at} body"))).transpose()?;
         let kinds = kinds.into_iter().map(|kind| (kind, schema)).collect();
         Ok(Some(Content { required: required(body), kinds }))
     }

@@ -47,13 +47,25 @@ fn values_fit_schemas_or_the_first_thing_wrong_is_told() {
         (json!({"maximum": 3.5}), json!(4), "expected 4 to be at most 3.5"),
         (json!({"multipleOf": 0.1}), json!(0.3), ""),
         (json!({"multipleOf": 3}), json!(7), "expected 7 to be a multiple of 3"),
-        (json!({"type": "integer", "format": "int32"}), json!(4_294_967_296_u64), "expected 4294967296 to be a valid int32"),
+        (
+            json!({"type": "integer", "format": "int32"}),
+            json!(4_294_967_296_u64),
+            "expected 4294967296 to be a valid int32",
+        ),
         (object.clone(), json!({"a": 1, "b": "x"}), ""),
         (object.clone(), json!({"b": "x"}), "property \"a\" is required"),
-        (object.clone(), json!({"a": "x"}), "property a validation failed: wrong type: expected integer, got string"),
+        (
+            object.clone(),
+            json!({"a": "x"}),
+            "property a validation failed: wrong type: expected integer, got string",
+        ),
         (object.clone(), json!({"a": 1, "c": 1}), "additional properties forbidden, found c"),
         (json!({"maxProperties": 1}), json!({"a": 1, "b": 2}), "expect object to have at most 1 properties"),
-        (json!({"additionalProperties": {"type": "integer"}}), json!({"x": "y"}), "property x validation failed: wrong type: expected integer, got string"),
+        (
+            json!({"additionalProperties": {"type": "integer"}}),
+            json!({"x": "y"}),
+            "property x validation failed: wrong type: expected integer, got string",
+        ),
         (list.clone(), json!([1, 2.5]), ""),
         (list.clone(), json!([]), "expect array to have at least 1 items"),
         (list.clone(), json!([1, 2, 3, 4]), "expect array to have at most 3 items"),
@@ -65,17 +77,44 @@ fn values_fit_schemas_or_the_first_thing_wrong_is_told() {
         (text.clone(), json!("ab1"), "failed to match pattern \"^[a-zé]+$\" with \"ab1\""),
         (json!({"format": "date"}), json!("2026-02-30"), "expected valid date, got \"2026-02-30\""),
         (json!({"format": "password"}), json!("x"), ""),
-        (json!({"allOf": [{"type": "object"}, {"required": ["a"]}]}), json!({}), "allOf 2 failed: property \"a\" is required"),
+        (
+            json!({"allOf": [{"type": "object"}, {"required": ["a"]}]}),
+            json!({}),
+            "allOf 2 failed: property \"a\" is required",
+        ),
         (json!({"anyOf": [{"type": "string"}, {"type": "integer"}]}), json!(1), ""),
-        (json!({"anyOf": [{"type": "string"}, {"type": "integer"}]}), json!(null), "object matches none of the required"),
+        (
+            json!({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+            json!(null),
+            "object matches none of the required",
+        ),
         (json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}), json!(1.5), ""),
-        (json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}), json!(1), "value should match only one schema, but matches both schemas 1 and 2"),
-        (json!({"oneOf": [{"type": "integer"}]}), json!("x"), "value should match only one schema, but matches none"),
+        (
+            json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}),
+            json!(1),
+            "value should match only one schema, but matches both schemas 1 and 2",
+        ),
+        (
+            json!({"oneOf": [{"type": "integer"}]}),
+            json!("x"),
+            "value should match only one schema, but matches none",
+        ),
         (json!({"not": {"type": "integer"}}), json!(1), "value wasn't supposed to match schema"),
-        (json!({"$ref": "#/components/schemas/Tree"}), json!({"n": 1, "next": {"n": 2, "next": {"n": 3}}}), ""),
-        (json!({"$ref": "#/components/schemas/Tree"}), json!({"n": 1, "next": {"n": 2, "next": {}}}),
-         "property next validation failed: property next validation failed: property \"n\" is required"),
-        (json!({"required": ["id", "n"], "properties": {"id": {"$ref": "#/components/schemas/Made"}}}), json!({"n": 1}), ""),
+        (
+            json!({"$ref": "#/components/schemas/Tree"}),
+            json!({"n": 1, "next": {"n": 2, "next": {"n": 3}}}),
+            "",
+        ),
+        (
+            json!({"$ref": "#/components/schemas/Tree"}),
+            json!({"n": 1, "next": {"n": 2, "next": {}}}),
+            "property next validation failed: property next validation failed: property \"n\" is required",
+        ),
+        (
+            json!({"required": ["id", "n"], "properties": {"id": {"$ref": "#/components/schemas/Made"}}}),
+            json!({"n": 1}),
+            "",
+        ),
         (json!({"$ref": "#/components/schemas/Loop"}), json!(1), "nested too deeply to be checked"),
         // members beside a reference do not count before 3.1
         (json!({"$ref": "#/components/schemas/Tree", "maxProperties": 0}), json!({"n": 1}), ""),
@@ -94,18 +133,38 @@ fn later_documents_have_later_keywords() {
         (json!({"exclusiveMinimum": 3}), json!(3), false),
         (json!({"minimum": 4, "exclusiveMinimum": 3}), json!(3.5), false),
         (json!({"prefixItems": [{"type": "string"}], "items": {"type": "integer"}}), json!(["a", 1]), true),
-        (json!({"prefixItems": [{"type": "string"}], "items": {"type": "integer"}}), json!(["a", "b"]), false),
+        (
+            json!({"prefixItems": [{"type": "string"}], "items": {"type": "integer"}}),
+            json!(["a", "b"]),
+            false,
+        ),
         (json!({"prefixItems": [{"type": "string"}], "items": false}), json!(["a", 1]), false),
         (json!({"contains": {"type": "integer"}, "maxContains": 1}), json!(["a", 1]), true),
         (json!({"contains": {"type": "integer"}, "maxContains": 1}), json!([1, 2]), false),
         (json!({"contains": {"type": "integer"}}), json!(["a"]), false),
-        (json!({"patternProperties": {"^x-": {"type": "integer"}}, "additionalProperties": false}), json!({"x-a": 1}), true),
-        (json!({"patternProperties": {"^x-": {"type": "integer"}}, "additionalProperties": false}), json!({"y": 1}), false),
+        (
+            json!({"patternProperties": {"^x-": {"type": "integer"}}, "additionalProperties": false}),
+            json!({"x-a": 1}),
+            true,
+        ),
+        (
+            json!({"patternProperties": {"^x-": {"type": "integer"}}, "additionalProperties": false}),
+            json!({"y": 1}),
+            false,
+        ),
         (json!({"propertyNames": {"maxLength": 1}}), json!({"ab": 1}), false),
         (json!({"dependentRequired": {"a": ["b"]}}), json!({"a": 1}), false),
         (json!({"dependentSchemas": {"a": {"required": ["b"]}}}), json!({"a": 1, "b": 1}), true),
-        (json!({"if": {"properties": {"k": {"const": 1}}}, "then": {"required": ["x"]}, "else": {"required": ["y"]}}), json!({"k": 1, "x": 0}), true),
-        (json!({"if": {"properties": {"k": {"const": 1}}}, "then": {"required": ["x"]}, "else": {"required": ["y"]}}), json!({"k": 2, "x": 0}), false),
+        (
+            json!({"if": {"properties": {"k": {"const": 1}}}, "then": {"required": ["x"]}, "else": {"required": ["y"]}}),
+            json!({"k": 1, "x": 0}),
+            true,
+        ),
+        (
+            json!({"if": {"properties": {"k": {"const": 1}}}, "then": {"required": ["x"]}, "else": {"required": ["y"]}}),
+            json!({"k": 2, "x": 0}),
+            false,
+        ),
         (json!({"$ref": "#/components/schemas/Tree", "maxProperties": 0}), json!({"n": 1}), false),
         (json!(true), json!(1), true),
         (json!(false), json!(1), false),
@@ -139,8 +198,14 @@ fn what_cannot_be_checked_is_a_fault_of_the_document() {
         ("openapi: 3.0.0\npaths: {p: {}}", "does not start with '/'"),
         ("openapi: 3.0.0\npaths: {'/{a': {}}", "braces do not match"),
         ("openapi: 3.0.0\npaths: {'/a': {get: {parameters: [{in: query}]}}}", "a parameter has a name"),
-        ("openapi: 3.0.0\npaths: {'/a': {get: {parameters: [{name: x, in: body}, {name: y, in: nowhere}]}}}", "is in path, query"),
-        ("openapi: 3.0.0\npaths: {'/a': {get: {parameters: [{name: x, in: query, style: simple}]}}}", "no style 'simple' in query"),
+        (
+            "openapi: 3.0.0\npaths: {'/a': {get: {parameters: [{name: x, in: body}, {name: y, in: nowhere}]}}}",
+            "is in path, query",
+        ),
+        (
+            "openapi: 3.0.0\npaths: {'/a': {get: {parameters: [{name: x, in: query, style: simple}]}}}",
+            "no style 'simple' in query",
+        ),
     ] {
         let told = Spec::parse(text, BasePath::None).unwrap_err();
         assert!(told.contains(said), "{text}: {told}");
@@ -202,7 +267,8 @@ fn told(parameter: &str, query: &str, header: Option<&str>) -> String {
     let all = Checks { path: true, query: true, header: true };
     let outcome = spec.check_parameters(&found, all, Some(query), &|_| header.map(str::to_owned));
     outcome.err().map_or_else(String::new, |told| {
-        told.split_once(" validation failed with error: ").map_or(told.clone(), |(_, why)| why.trim_matches('\'').to_owned())
+        told.split_once(" validation failed with error: ")
+            .map_or(told.clone(), |(_, why)| why.trim_matches('\'').to_owned())
     })
 }
 
@@ -210,7 +276,8 @@ fn told(parameter: &str, query: &str, header: Option<&str>) -> String {
 fn parameters_are_read_as_they_are_written() {
     const MISSING: &str = "required parameter value not found in request";
     const INTEGERS: &str = "schema: {type: array, items: {type: integer}}";
-    const POINT: &str = "schema: {type: object, required: [x], properties: {x: {type: integer}, s: {type: string}}}";
+    const POINT: &str =
+        "schema: {type: object, required: [x], properties: {x: {type: integer}, s: {type: string}}}";
     let item = "failed to validate item 2: wrong type: expected integer, got string";
     let query = |rest: &str| format!("{{name: q, in: query, {rest}}}");
     for (parameter, given, wanted) in [
@@ -225,7 +292,11 @@ fn parameters_are_read_as_they_are_written() {
         (query("schema: {type: string, enum: ['a b']}"), "q=a+b", ""),
         (query("schema: {type: string, enum: ['a b']}"), "%71=a%20b", ""),
         (query("schema: {anyOf: [{type: integer}, {enum: [all]}]}"), "q=all", ""),
-        (query("schema: {anyOf: [{type: integer}, {enum: [all]}]}"), "q=some", "object matches none of the required"),
+        (
+            query("schema: {anyOf: [{type: integer}, {enum: [all]}]}"),
+            "q=some",
+            "object matches none of the required",
+        ),
         (query(INTEGERS), "q=1&q=2", ""),
         (query(INTEGERS), "q=1&q=b", item),
         (query(INTEGERS), "q=1,2", "failed to validate item 1: wrong type: expected integer, got string"),
@@ -234,7 +305,11 @@ fn parameters_are_read_as_they_are_written() {
         (query(&format!("style: spaceDelimited, explode: false, {INTEGERS}")), "q=1%202", ""),
         (query(&format!("style: pipeDelimited, explode: false, {INTEGERS}")), "q=1|b", item),
         (query(&format!("style: deepObject, {POINT}")), "q[x]=1&q[s]=y", ""),
-        (query(&format!("style: deepObject, {POINT}")), "q%5Bx%5D=y", "property x validation failed: wrong type: expected integer, got string"),
+        (
+            query(&format!("style: deepObject, {POINT}")),
+            "q%5Bx%5D=y",
+            "property x validation failed: wrong type: expected integer, got string",
+        ),
         (query(&format!("style: deepObject, {POINT}")), "q[s]=1", "property \"x\" is required"),
         (query(POINT), "x=1&s=2&other=3", ""),
         (query(POINT), "x=y", "property x validation failed: wrong type: expected integer, got string"),
@@ -246,16 +321,36 @@ fn parameters_are_read_as_they_are_written() {
     }
     for (parameter, given, wanted) in [
         ("{name: X-N, in: header, schema: {type: integer}}", Some("7"), ""),
-        ("{name: X-N, in: header, schema: {type: integer}}", Some("7 "), "wrong type: expected integer, got string"),
+        (
+            "{name: X-N, in: header, schema: {type: integer}}",
+            Some("7 "),
+            "wrong type: expected integer, got string",
+        ),
         ("{name: X-N, in: header, required: true, schema: {type: integer}}", None, MISSING),
         ("{name: X-N, in: header, schema: {type: array, items: {type: integer}}}", Some("1,2"), ""),
         ("{name: X-N, in: header, schema: {type: array, items: {type: integer}}}", Some("1,b"), item),
-        ("{name: X-N, in: header, explode: true, schema: {type: object, properties: {a: {type: integer}}}}", Some("a=1"), ""),
+        (
+            "{name: X-N, in: header, explode: true, schema: {type: object, properties: {a: {type: integer}}}}",
+            Some("a=1"),
+            "",
+        ),
         ("{name: c, in: cookie, required: true, schema: {type: boolean}}", Some("a=1; c=true"), ""),
-        ("{name: c, in: cookie, required: true, schema: {type: boolean}}", Some("a=1; c=x"), "wrong type: expected boolean, got string"),
+        (
+            "{name: c, in: cookie, required: true, schema: {type: boolean}}",
+            Some("a=1; c=x"),
+            "wrong type: expected boolean, got string",
+        ),
         ("{name: c, in: cookie, required: true, schema: {type: boolean}}", Some("a=1"), MISSING),
-        ("{name: c, in: cookie, explode: false, schema: {type: array, items: {type: integer}}}", Some("c=1,2,3; other=value"), ""),
-        ("{name: c, in: cookie, explode: false, schema: {type: array, items: {type: integer}}}", Some("c=1,b"), item),
+        (
+            "{name: c, in: cookie, explode: false, schema: {type: array, items: {type: integer}}}",
+            Some("c=1,2,3; other=value"),
+            "",
+        ),
+        (
+            "{name: c, in: cookie, explode: false, schema: {type: array, items: {type: integer}}}",
+            Some("c=1,b"),
+            item,
+        ),
     ] {
         assert_eq!(told(parameter, "", given), wanted, "{parameter} {given:?}");
     }
@@ -335,11 +430,16 @@ components:
     assert_eq!(post.body("image/png"), Body::Anything { required: true });
     assert_eq!(post.body("text/plain"), Body::Refused);
     assert_eq!(spec.find("PUT", "/p").unwrap().operation.body("text/plain"), Body::Unsaid);
-    let Body::Schema { schema, .. } = post.body("application/x-www-form-urlencoded") else { panic!("no schema") };
+    let Body::Schema { schema, .. } = post.body("application/x-www-form-urlencoded") else {
+        panic!("no schema")
+    };
     let fields = |all: &[(&str, &str)]| {
         all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
     };
-    assert_eq!(spec.check_fields(schema, &fields(&[("n", "1"), ("many", "true"), ("many", "false")])), Ok(()));
+    assert_eq!(
+        spec.check_fields(schema, &fields(&[("n", "1"), ("many", "true"), ("many", "false")])),
+        Ok(())
+    );
     let wrong = spec.check_fields(schema, &fields(&[("n", "x")])).unwrap_err();
     assert_eq!(wrong, "property n validation failed: wrong type: expected integer, got string");
     assert!(spec.check_fields(schema, &fields(&[("n", "1"), ("many", "x")])).is_err());

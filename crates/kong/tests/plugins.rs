@@ -325,20 +325,28 @@ plugins:
         ("plugins[oas-validation].config.api_spec", Support::Different, "Enterprise"),
         ("plugins[session].config.remember", Support::Supported, ""),
     ] {
-        let found = report.fields.iter().any(|one| {
-            one.field == field && one.support == support && one.why.contains(why)
-        });
+        let found = report
+            .fields
+            .iter()
+            .any(|one| one.field == field && one.support == support && one.why.contains(why));
         assert!(found, "{field}: {why} in {report:#?}");
     }
     // a stream's route is named, so that nobody waits for it to answer
     let said = loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    assert!(said.contains("routes[0].protocols: this gateway proxies HTTP and gRPC only; the route is not served"), "{said}");
+    assert!(
+        said.contains(
+            "routes[0].protocols: this gateway proxies HTTP and gRPC only; the route is not served"
+        ),
+        "{said}"
+    );
     assert!(!said.contains("plinth."), "who writes such a tag knows: {said}");
 }
 
 #[test]
 fn a_document_that_cannot_be_checked_against_is_a_fault() {
-    let fault = |config: &str| load(&file(&format!("oas-validation, config: {config}")), Format::Yaml).unwrap_err().to_string();
+    let fault = |config: &str| {
+        load(&file(&format!("oas-validation, config: {config}")), Format::Yaml).unwrap_err().to_string()
+    };
     let told = fault("{api_spec: 'openapi: 3.0.0'}");
     assert!(told.contains("in 'api_spec': 'paths' is missing"), "{told}");
     let told = fault("{api_spec: '{\"openapi\": \"3.0.0\", \"paths\": {}}', validate_response_body: true}");

@@ -95,7 +95,10 @@ pub fn routes(state: State) -> Router {
         .route("/upstreams/{upstream}/targets/{target}/{state}", put(health::set))
         .route("/upstreams/{upstream}/targets/{target}/{state}/{of_address}", put(health::set))
         .route("/proxy-cache", delete(cache::purge).options(delete_options).fallback(not_allowed_of))
-        .route("/proxy-cache/{cache}", get(cache::entry).delete(cache::remove).options(cache_options).fallback(not_allowed_of))
+        .route(
+            "/proxy-cache/{cache}",
+            get(cache::entry).delete(cache::remove).options(cache_options).fallback(not_allowed_of),
+        )
         .route(
             "/proxy-cache/{cache}/caches/{key}",
             get(cache::entry_of).delete(cache::remove_of).options(cache_options).fallback(not_allowed_of),

@@ -189,22 +189,24 @@ fn reply(
             }
             ReplyBody::Whole(whole)
         }
-        Framing::Length(_) | Framing::Chunked | Framing::Close => ReplyBody::Stream(Streamed::new(UpstreamBody {
-            connection: Some(connection),
-            decoding: match framing {
-                Framing::Length(length) => Decoding::Length(length),
-                Framing::Chunked => Decoding::Chunked(chunked::Decoder::default()),
-                _ => Decoding::Close,
-            },
-            pump,
-            home: keep_alive.then_some(home),
-            read_timeout,
-            waiting: false,
-            polled: false,
-            ahead: std::collections::VecDeque::new(),
-            ahead_bytes: 0,
-            in_flight: None,
-        })),
+        Framing::Length(_) | Framing::Chunked | Framing::Close => {
+            ReplyBody::Stream(Streamed::new(UpstreamBody {
+                connection: Some(connection),
+                decoding: match framing {
+                    Framing::Length(length) => Decoding::Length(length),
+                    Framing::Chunked => Decoding::Chunked(chunked::Decoder::default()),
+                    _ => Decoding::Close,
+                },
+                pump,
+                home: keep_alive.then_some(home),
+                read_timeout,
+                waiting: false,
+                polled: false,
+                ahead: std::collections::VecDeque::new(),
+                ahead_bytes: 0,
+                in_flight: None,
+            }))
+        }
     };
     Reply { status, headers, body }
 }

@@ -193,8 +193,7 @@ impl Listeners {
             self.0.iter().map(|(address, sockets)| Entry { address: *address, sockets: sockets.len() });
         let mut text = serde_json::to_vec(&Manifest { listeners: listeners.collect() })?;
         text.push(b'\n');
-        let descriptors: Vec<_> =
-            self.0.iter().flat_map(|(_, sockets)| sockets).map(AsFd::as_fd).collect();
+        let descriptors: Vec<_> = self.0.iter().flat_map(|(_, sockets)| sockets).map(AsFd::as_fd).collect();
         if descriptors.len() > MOST {
             return Err(io::Error::other(format!("more than {MOST} sockets cannot be handed over")));
         }

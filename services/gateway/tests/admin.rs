@@ -234,7 +234,10 @@ async fn kept_answers_are_shown_and_purged() {
         let shown = admin(Method::GET, &path).await;
         assert_eq!(shown.status(), 200, "{path}");
         let entry = body(&shown);
-        assert_eq!((&entry["status"], &entry["body"], &entry["body_len"]), (&json!(200), &json!("/a"), &json!(2)));
+        assert_eq!(
+            (&entry["status"], &entry["body"], &entry["body_len"]),
+            (&json!(200), &json!("/a"), &json!(2))
+        );
         assert_eq!((&entry["headers"]["x-of"], &entry["ttl"]), (&json!("upstream"), &json!(300)));
         assert_eq!(admin(Method::DELETE, &path).await.status(), 204);
         assert_eq!(admin(Method::GET, &path).await.status(), 404);

@@ -63,21 +63,14 @@ async fn upstream(seen: &Arc<Seen>) -> RawUpstream {
     .await
 }
 
-async fn answer(
-    write: &mut tokio::net::tcp::OwnedWriteHalf,
-    path: &str,
-    seen: &Seen,
-) -> std::io::Result<()> {
+async fn answer(write: &mut tokio::net::tcp::OwnedWriteHalf, path: &str, seen: &Seen) -> std::io::Result<()> {
     let chunked = match path {
         "/length" => false,
         "/chunked" => true,
         _ => return write.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await,
     };
-    let framing = if chunked {
-        "transfer-encoding: chunked".to_owned()
-    } else {
-        format!("content-length: {LARGE}")
-    };
+    let framing =
+        if chunked { "transfer-encoding: chunked".to_owned() } else { format!("content-length: {LARGE}") };
     write.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n").as_bytes()).await?;
     for number in 0..LARGE / PIECE {
         if chunked {
@@ -101,8 +94,7 @@ async fn slow(address: SocketAddr, path: &str) -> Response<Incoming> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 << 10).unwrap();
     let stream = socket.connect(address).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request = Request::get(path).header("host", "h").body(Full::<Bytes>::default()).unwrap();
     sender.send_request(request).await.unwrap()
@@ -190,7 +182,8 @@ async fn an_upstream_that_breaks_off_while_the_client_is_slow_is_noticed() {
     let upstream = RawUpstream::start(|mut stream, _| async move {
         let mut head = [0; 1024];
         let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut head).await;
-        let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n").as_bytes()).await;
+        let _ =
+            stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n").as_bytes()).await;
         for number in 0..LARGE / PIECE / 2 {
             if stream.write_all(&piece(number)).await.is_err() {
                 return;

@@ -84,13 +84,23 @@ async fn handovers(status: SocketAddr, result: &str) -> String {
     let text = http_client::get(&format!("http://{status}/metrics")).await.unwrap();
     let text = String::from_utf8(text.into_body().to_vec()).unwrap();
     let wanted = format!("result=\"{result}\"");
-    let line = text.lines().find(|line| line.starts_with("gateway_handovers_total") && line.contains(&wanted));
+    let line =
+        text.lines().find(|line| line.starts_with("gateway_handovers_total") && line.contains(&wanted));
     line.and_then(|line| line.rsplit(' ').next()).unwrap_or("0").to_owned()
 }
 
 async fn upgrade(listen: &str) {
     let upstream = Upstream::start().await;
-    let flags = ["--proxy-listen", listen, "--workers", "2", "--shutdown-drain-delay", "20s", "--shutdown-timeout", "30s"];
+    let flags = [
+        "--proxy-listen",
+        listen,
+        "--workers",
+        "2",
+        "--shutdown-drain-delay",
+        "20s",
+        "--shutdown-timeout",
+        "30s",
+    ];
     let mut gateway = Binary::start(&config(&[upstream.addr], ""), &flags).await;
     let load = Arc::new(Load::default());
     let clients: Vec<_> = [true, true, true, false, false]
@@ -131,7 +141,10 @@ async fn upgrade(listen: &str) {
     })
     .await;
     eventually("the second process ends", LIMIT, || async {
-        holds(rustix::process::test_kill_process(Pid::from_raw(second).unwrap()).is_err() || zombie(second), "it runs")
+        holds(
+            rustix::process::test_kill_process(Pid::from_raw(second).unwrap()).is_err() || zombie(second),
+            "it runs",
+        )
     })
     .await;
     progress("the third process answers").await;
@@ -219,7 +232,10 @@ async fn sockets_of_systemd_are_listened_on() {
     std::fs::write(&file, config(&[upstream.addr], "")).unwrap();
     let port = free_port();
     let mut command = Command::new("python3");
-    command.args(["-c", ACTIVATION, &port.to_string(), env!("CARGO_BIN_EXE_gateway")]).arg("--config").arg(&file);
+    command
+        .args(["-c", ACTIVATION, &port.to_string(), env!("CARGO_BIN_EXE_gateway")])
+        .arg("--config")
+        .arg(&file);
     command.args(["--proxy-listen", &format!("127.0.0.1:{port}"), "--admin-listen", "off"]);
     command.args(["--status-listen", "off", "--register", "false"]);
     let mut process = Process::spawn("gateway", command, folder.path());

@@ -573,6 +573,9 @@ consumers: [{{username: guest}}, {{username: ann, keyauth_credentials: [{{key: k
 
     let gone = cookies(&with(Method::POST, "/?session_logout=1", &pair(remember)).await);
     assert_eq!(gone.len(), 2, "{gone:?}");
-    assert!(gone[0].starts_with("session=; Max-Age=0") && gone[1].starts_with("remember=; Max-Age=0"), "{gone:?}");
+    assert!(
+        gone[0].starts_with("session=; Max-Age=0") && gone[1].starts_with("remember=; Max-Age=0"),
+        "{gone:?}"
+    );
     gateway.stop().await;
 }

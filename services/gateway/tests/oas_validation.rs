@@ -141,7 +141,11 @@ async fn bodies_are_checked_by_their_type() {
     let multipart = "multipart/form-data; boundary=b";
     for (kind, body, wanted) in [
         ("application/json", r#"{"name": "x", "legs": 4}"#.to_owned(), String::new()),
-        ("application/json; charset=utf-8", r#"{"legs": 4}"#.to_owned(), wrong("property \"name\" is required")),
+        (
+            "application/json; charset=utf-8",
+            r#"{"legs": 4}"#.to_owned(),
+            wrong("property \"name\" is required"),
+        ),
         ("application/json", r#"{"name": "x", "legs": "4"}"#.to_owned(), wrong(legs)),
         ("application/json", "{".to_owned(), wrong("not JSON")),
         ("application/x-www-form-urlencoded", "name=x&legs=4".to_owned(), String::new()),
@@ -151,7 +155,11 @@ async fn bodies_are_checked_by_their_type() {
         (multipart, "nonsense".to_owned(), wrong("not multipart")),
         // only that it is allowed
         ("application/xml", "<pet/>".to_owned(), String::new()),
-        ("text/plain", "x".to_owned(), "validation failed: content-type 'text/plain' is not supported".to_owned()),
+        (
+            "text/plain",
+            "x".to_owned(),
+            "validation failed: content-type 'text/plain' is not supported".to_owned(),
+        ),
     ] {
         assert_eq!(sent(&gateway, kind, &body).await, wanted, "{kind} {body}");
     }

@@ -311,8 +311,14 @@ const HASH_DETAILS: &[(&str, &str, &str)] = &[
 
 /// Tags by which upstreams get what Kong does not have.
 const EXTENSIONS: &[(&str, &str)] = &[
-    ("plinth.algorithm:", "plinth.algorithm: the balancing algorithm, in place of 'algorithm'; Kong ignores the tag"),
-    ("plinth.sticky-cookie:", "plinth.sticky-cookie: a cookie keeps clients at their target; Kong ignores the tag"),
+    (
+        "plinth.algorithm:",
+        "plinth.algorithm: the balancing algorithm, in place of 'algorithm'; Kong ignores the tag",
+    ),
+    (
+        "plinth.sticky-cookie:",
+        "plinth.sticky-cookie: a cookie keeps clients at their target; Kong ignores the tag",
+    ),
     ("plinth.breaker", "plinth.breaker: a circuit breaker for each target; Kong ignores the tag"),
     ("plinth.outlier", "plinth.outlier: targets that fail in a row leave for a while; Kong ignores the tag"),
 ];

@@ -10,12 +10,7 @@ use super::schema::{Id, Lists, Numbers, Objects, Schema, Schemas, Texts, Types};
 use crate::Pattern;
 
 /// Keywords that refuse values and are not known here.
-const UNKNOWN: &[&str] = &[
-    "$dynamicRef",
-    "$recursiveRef",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-];
+const UNKNOWN: &[&str] = &["$dynamicRef", "$recursiveRef", "unevaluatedItems", "unevaluatedProperties"];
 /// References followed to one place.
 const HOPS: usize = 32;
 
@@ -269,7 +264,11 @@ fn types(map: &Map<String, Value>, at: &str) -> Result<Types, String> {
     Ok(types)
 }
 
-fn numbers(map: &Map<String, Value>, at: &str, format: Option<Format>) -> Result<Option<Box<Numbers>>, String> {
+fn numbers(
+    map: &Map<String, Value>,
+    at: &str,
+    format: Option<Format>,
+) -> Result<Option<Box<Numbers>>, String> {
     let number = |name: &str| match map.get(name) {
         None => Ok(None),
         Some(Value::Number(number)) => Ok(Some(number.clone())),

@@ -78,7 +78,9 @@ fn number(text: &str, digits: usize) -> Option<u32> {
 /// `2026-02-28`.
 fn is_date(text: &str) -> bool {
     let mut parts = text.split('-');
-    let date = || Some((number(parts.next()?, 4)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?, parts.next()));
+    let date = || {
+        Some((number(parts.next()?, 4)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?, parts.next()))
+    };
     let mut date = date;
     let Some((year, month, day, None)) = date() else { return false };
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -105,7 +107,8 @@ fn is_date_time(text: &str) -> bool {
     };
     let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
     let mut parts = clock.split(':');
-    let mut within = |most: u32| parts.next().and_then(|part| number(part, 2)).is_some_and(|part| part <= most);
+    let mut within =
+        |most: u32| parts.next().and_then(|part| number(part, 2)).is_some_and(|part| part <= most);
     is_date(date)
         && within(23)
         && within(59)
@@ -123,7 +126,11 @@ mod tests {
     #[test]
     fn formats() {
         for (format, good, bad) in [
-            ("date", &["2024-02-29", "2026-12-31"][..], &["2023-02-29", "2026-13-01", "26-1-1", "2026-01-01-"][..]),
+            (
+                "date",
+                &["2024-02-29", "2026-12-31"][..],
+                &["2023-02-29", "2026-13-01", "26-1-1", "2026-01-01-"][..],
+            ),
             (
                 "date-time",
                 &["2026-02-28T23:59:60Z", "2026-02-28t01:02:03.25+02:00"],

@@ -16,7 +16,9 @@ pub(super) enum Place {
 
 impl Place {
     pub fn named(name: &str) -> Option<Place> {
-        [Place::Path, Place::Query, Place::Header, Place::Cookie].into_iter().find(|place| place.name() == name)
+        [Place::Path, Place::Query, Place::Header, Place::Cookie]
+            .into_iter()
+            .find(|place| place.name() == name)
     }
 
     pub fn name(self) -> &'static str {
@@ -164,7 +166,9 @@ impl Parameter {
                 let found = given.captures.iter().find(|(name, _)| *name == self.name);
                 found.map(|(_, text)| self.one(text, schemas)).transpose()
             }
-            Place::Header => (given.header)(&self.name).map(|text| self.joined(&text, ',', false, schemas)).transpose(),
+            Place::Header => {
+                (given.header)(&self.name).map(|text| self.joined(&text, ',', false, schemas)).transpose()
+            }
             Place::Cookie => {
                 let cookies = (given.header)("cookie").unwrap_or_default();
                 let mut pairs = cookies.split([';', ',']).filter_map(|pair| pair.trim().split_once('='));
@@ -177,16 +181,14 @@ impl Parameter {
         }
     }
 
-    fn in_query(
-        &self,
-        query: &[(String, Option<&str>)],
-        schemas: &Schemas,
-    ) -> Result<Option<Value>, String> {
+    fn in_query(&self, query: &[(String, Option<&str>)], schemas: &Schemas) -> Result<Option<Value>, String> {
         if self.style == Style::Deep {
             let mut object = Map::new();
             for (name, text) in query {
                 let rest = name.strip_prefix(self.name.as_str());
-                let Some(key) = rest.and_then(|rest| rest.strip_prefix('[')?.strip_suffix(']')) else { continue };
+                let Some(key) = rest.and_then(|rest| rest.strip_prefix('[')?.strip_suffix(']')) else {
+                    continue;
+                };
                 let member = self.schema.and_then(|id| schemas.member(id, key));
                 object.insert(key.to_owned(), schemas.read(member, &decoded(text.unwrap_or_default())));
             }
@@ -239,7 +241,8 @@ impl Parameter {
         }
         let start = format!("{}=", self.name);
         if self.explode && !self.is_object(schemas) {
-            let items: Option<Vec<&str>> = text.split(by).map(|item| item.strip_prefix(start.as_str())).collect();
+            let items: Option<Vec<&str>> =
+                text.split(by).map(|item| item.strip_prefix(start.as_str())).collect();
             let items = items.ok_or_else(bad)?;
             return match items[..] {
                 [one] if !self.is_list(schemas) => Ok(schemas.read(self.schema, &decoded(one))),

@@ -376,14 +376,18 @@ impl Numbers {
         if let Some((least, open)) = &self.least {
             match order(number, least) {
                 Ordering::Less => return Err(format!("expected {number} to be at least {least}")),
-                Ordering::Equal if *open => return Err(format!("expected {number} to be greater than {least}")),
+                Ordering::Equal if *open => {
+                    return Err(format!("expected {number} to be greater than {least}"));
+                }
                 _ => {}
             }
         }
         if let Some((most, open)) = &self.most {
             match order(number, most) {
                 Ordering::Greater => return Err(format!("expected {number} to be at most {most}")),
-                Ordering::Equal if *open => return Err(format!("expected {number} to be smaller than {most}")),
+                Ordering::Equal if *open => {
+                    return Err(format!("expected {number} to be smaller than {most}"));
+                }
                 _ => {}
             }
         }

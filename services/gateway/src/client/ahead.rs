@@ -58,10 +58,7 @@ impl Body for Streamed {
     type Data = Bytes;
     type Error = Fault;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_frame(cx)
     }
 
@@ -115,7 +112,8 @@ impl ReadAhead {
 
     async fn round(&self, stats: &WorkerStats) {
         let all = std::mem::take(&mut *self.watched.borrow_mut());
-        let mut held: usize = all.iter().filter_map(Weak::upgrade).map(|body| body.borrow().ahead_bytes).sum();
+        let mut held: usize =
+            all.iter().filter_map(Weak::upgrade).map(|body| body.borrow().ahead_bytes).sum();
         let mut read = 0;
         for watched in all {
             let Some(body) = watched.upgrade() else { continue };

@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use super::{
     Labels, access_log, acl, basic_auth, bot_detection, correlation, cors, file_log, hmac_auth,
-    ip_restriction, jwks_auth, jwt, key_auth, metrics, oas_validation, oauth2, opentelemetry, proxy_cache, rate_limiting,
-    remote_log, request_transformer, response_ratelimiting, response_transformer, session, size_limiting,
-    termination, zipkin,
+    ip_restriction, jwks_auth, jwt, key_auth, metrics, oas_validation, oauth2, opentelemetry, proxy_cache,
+    rate_limiting, remote_log, request_transformer, response_ratelimiting, response_transformer, session,
+    size_limiting, termination, zipkin,
 };
 use crate::client::{RequestBody, Ungathered};
 use crate::context::{EarlyResponse, RequestContext};

@@ -161,7 +161,8 @@ impl OasValidation {
         let sent = announced
             || headers.contains_key(header::TRANSFER_ENCODING)
             || ctx.bodies.request.as_ref().is_some_and(|body| !body.is_empty());
-        let wrong = |why: String| Wrong(PARAMETER, format!("request body validation failed with error: '{why}'"));
+        let wrong =
+            |why: String| Wrong(PARAMETER, format!("request body validation failed with error: '{why}'"));
         let (schema, required) = match found.operation.body(&media_type) {
             Body::Unsaid => return Ok(()),
             Body::Refused if !sent && !headers.contains_key(header::CONTENT_TYPE) => return Ok(()),
@@ -173,7 +174,11 @@ impl OasValidation {
             Body::Schema { schema, required } => (Some(schema), required),
         };
         if !sent {
-            return if required { Err(wrong("required body not found in request".to_owned())) } else { Ok(()) };
+            return if required {
+                Err(wrong("required body not found in request".to_owned()))
+            } else {
+                Ok(())
+            };
         }
         let (Some(schema), Some(body)) = (schema, &ctx.bodies.request) else { return Ok(()) };
         self.fits(schema, Kind::of(&media_type), headers, body).map_err(wrong)

@@ -140,7 +140,8 @@ async fn purge(client: &Arc<Client>) -> Result<(), Away> {
     loop {
         let mut pipeline = pipe();
         pipeline.cmd("SCAN").arg(cursor).arg("MATCH").arg(format!("{PREFIX}*")).arg("COUNT").arg(AT_ONCE);
-        let (next, names): (u64, Vec<Vec<u8>>) = client.ask::<((u64, Vec<Vec<u8>>),)>(pipeline)?.answer().await?.0;
+        let (next, names): (u64, Vec<Vec<u8>>) =
+            client.ask::<((u64, Vec<Vec<u8>>),)>(pipeline)?.answer().await?.0;
         if !names.is_empty() {
             let mut pipeline = pipe();
             pipeline.cmd("DEL").arg(names);
