@@ -246,3 +246,29 @@ impl ServerCertVerifier for Shallow {
         self.inner.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_name_the_service_of_the_mesh() {
+        let of = |tags: &[&str], host: &str| {
+            let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+            mesh_service(&tags, host).map_err(|error| error.to_string())
+        };
+        assert_eq!(of(&["team-a"], "users.service.consul"), Ok(None));
+        assert_eq!(of(&["plinth.mtls"], "users.service.consul"), Ok(Some("users".to_owned())));
+        assert_eq!(of(&["plinth.mtls"], "v2.users.service.dc1.consul"), Ok(Some("users".to_owned())));
+        assert_eq!(of(&["plinth.mtls:users"], "pool"), Ok(Some("users".to_owned())));
+        for (tags, host) in [
+            (&["plinth.mtls"][..], "example.org"),
+            (&["plinth.mtls:"], "users.service.consul"),
+            (&["plinth.mtsl"], "users.service.consul"),
+            (&["plinth.mtls", "plinth.mtls:users"], "users.service.consul"),
+        ] {
+            let error = of(tags, host).unwrap_err();
+            assert!(error.contains("plinth."), "{tags:?} {host}: {error}");
+        }
+    }
+}

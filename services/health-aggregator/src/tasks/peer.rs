@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use plinth_core::Secret;
 use plinth_core::health::{ProbeTarget, Prober, Status};
-use plinth_core::registration::{CheckSpec, Registration, host_port};
+use plinth_core::registration::{Registration, host_port};
 use serde::de::DeserializeOwned;
 
 use crate::routes::internal::{Identity, ProbeAnswer, ProbeQuestion};
@@ -21,13 +21,14 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The registration's own check tells whether the replica serves TLS. With mutual TLS (`mesh`) that is no question, and
-    /// the replica has to show that it is one.
+    /// The registration tells whether the replica serves TLS. With mutual TLS (`mesh`) that is no question, and the replica has to
+    /// show that it is one; without, its certificate is for its clients to verify.
     pub fn of(registration: &Registration, mesh: bool) -> Self {
         let url = registration.check.target(&registration.address, registration.port).unwrap_or_default();
-        let scheme = if mesh || url.starts_with("https://") { "https" } else { "http" };
-        let tls_skip_verify =
-            !mesh && matches!(&registration.check, CheckSpec::Http { tls_skip_verify: true, .. });
+        let named = registration.metadata.get("scheme").and_then(serde_json::Value::as_str);
+        let tls = mesh || named == Some("https") || url.starts_with("https://");
+        let scheme = if tls { "https" } else { "http" };
+        let tls_skip_verify = tls && !mesh;
         let base = format!("{scheme}://{}", host_port(&registration.address, registration.port));
         Self { id: registration.service_id.clone(), base, tls_skip_verify }
     }
