@@ -166,6 +166,10 @@ def stack(engine, tmp_path_factory):
         raise
     finally:
         begun = time.monotonic()
+        # At once: that they end politely when asked is what the rolling restarts show.
+        running = engine.docker("ps", "-q", "--filter", f"label=com.docker.compose.project={stack.name}").stdout.split()
+        if running:
+            engine.docker("kill", *running, check=False)
         stack.compose("down", "--volumes", "--timeout", "2", check=False)
         left = engine.docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={stack.name}").stdout.split()
         volumes = engine.docker("volume", "ls", "-q", "--filter", f"label=com.docker.compose.project={stack.name}").stdout.split()
