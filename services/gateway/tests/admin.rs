@@ -191,7 +191,10 @@ async fn every_described_path_is_there() {
     ]);
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() >= 10, "{:?}", paths.keys());
-    for (path, operations) in paths.iter().filter(|(_, operations)| operations["get"].is_object()) {
+    // entries of a cache have a test of their own below: they have to be there first
+    let readable =
+        |operations: &Value| operations["get"].is_object() && operations["get"]["tags"][0] != "cache";
+    for (path, operations) in paths.iter().filter(|(_, operations)| readable(operations)) {
         let path = values.iter().fold(path.clone(), |path, (name, value)| path.replace(name, value));
         let status = operations["get"]["tags"][0] == "status";
         let address = if status { gateway.status } else { gateway.admin };
