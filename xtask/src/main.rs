@@ -16,8 +16,9 @@ usage: cargo xtask <task>
 
   test      installs what the tests need (where it can), builds the programs, runs every test;
             further words go to `cargo test`, e.g. `cargo xtask test -p plinth-core`
-  ci        format, lints, house rules, documentation, `test`, OpenAPI drift, `deploy`
-  deploy    the tests of tests/deploy/live: images, compose, pods and alerts on real servers in containers; wants root
+  ci        format, lints, house rules, documentation, `test`, OpenAPI drift
+  deploy    the tests of tests/deploy/live: images, compose, pods and alerts on real servers in containers; wants root.
+            A job of its own in GitLab
   nightly   what takes too long for each change: the agent's tests with 10,000 seeds of the simulated disk (from a
             number that changes every day), 200 kills, long histories, the fuzz targets' long runs; then `conformance`
   openapi   writes openapi/<service>.json from the services; --check only compares
@@ -125,6 +126,5 @@ fn ci() -> Result<(), Failed> {
     docs.env("RUSTDOCFLAGS", "-D warnings");
     step("documentation", docs)?;
     test(&[])?;
-    openapi::check()?;
-    deploy::live(&provision::for_tests()?, &[])
+    openapi::check()
 }

@@ -99,15 +99,19 @@ fn read_events(reader: &mut Reader) -> Option<RabbitSettings> {
         "events.url",
         "RabbitMQ for events, amqp://user:password@host/vhost; without it events stay in this process",
     );
+    let ca_cert: Option<PathBuf> =
+        reader.opt("events.ca_cert", "authorities of RabbitMQ's certificate, PEM, for amqps://");
     let exchange = reader.get("events.exchange", "topic exchange of the events", "plinth.events".to_owned());
     let url = url?;
-    if url.expose().starts_with("amqps://") {
-        reader.fault(
-            "events.url",
-            "amqps:// is not supported by this build: encrypt the way to RabbitMQ otherwise",
-        );
-    } else if !url.expose().starts_with("amqp://") {
-        reader.fault("events.url", "must begin with amqp://");
+    if !["amqp://", "amqps://"].iter().any(|scheme| url.expose().starts_with(scheme)) {
+        reader.fault("events.url", "must begin with amqp:// or amqps://");
     }
-    Some(RabbitSettings { exchange, ..RabbitSettings::new(url.expose()) })
+    if let Some(path) = &ca_cert {
+        if !url.expose().starts_with("amqps://") {
+            reader.fault("events.ca_cert", "has no meaning without amqps:// in events.url");
+        } else if let Err(error) = std::fs::read_to_string(path) {
+            reader.fault("events.ca_cert", format!("cannot read {}: {error}", path.display()));
+        }
+    }
+    Some(RabbitSettings { exchange, ca_cert, ..RabbitSettings::new(url.expose()) })
 }

@@ -196,7 +196,7 @@ def render_prometheus(folder: Path, consul: str, alertmanager: str, itself: str,
     infrastructure/prometheus/README.md names these substitutions.
     """
     text = (PROMETHEUS / "prometheus.yml").read_text()
-    for old, new in (("http://consul-1:8500", consul), ("alertmanager:9093", alertmanager), ("localhost:9090", itself)):
+    for old, new in (("http://consul:8500", consul), ("alertmanager:9093", alertmanager), ("localhost:9090", itself)):
         assert old in text, f"prometheus.yml: {old} is not there any more"
         text = text.replace(old, new)
     if short:
