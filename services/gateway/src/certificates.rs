@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use plinth_kit::telemetry::Expiry;
@@ -32,6 +32,8 @@ pub struct ClientAuth {
 #[derive(Debug)]
 pub struct Certificates {
     files: (PathBuf, PathBuf),
+    /// The files' times before they were read first: what changes from then on is noticed.
+    seen: Times,
     fallback: ArcSwap<CertifiedKey>,
     names: ArcSwap<Names>,
     provider: Arc<CryptoProvider>,
@@ -61,19 +63,18 @@ impl Certificates {
     /// Files that cannot be read or do not fit.
     pub fn load(cert: &Path, key: &Path) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let (files, seen) = ((cert.to_owned(), key.to_owned()), times(cert, key));
         let fallback = ArcSwap::from_pointee(pair(cert, key, &provider)?);
-        Ok(Self { files: (cert.to_owned(), key.to_owned()), fallback, names: ArcSwap::default(), provider })
+        Ok(Self { files, seen, fallback, names: ArcSwap::default(), provider })
     }
 
     /// Reads the files of the settings again whenever they change. A pair that does not fit, as when whoever replaces
     /// the files is half way, leaves the one before in use and is tried again at the next look.
     pub async fn follow(self: Arc<Self>, every: Duration, stop: CancellationToken) {
         let (cert, key) = &self.files;
-        let times =
-            || [cert, key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok());
-        let mut seen = times();
+        let mut seen = self.seen;
         while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-            let now = times();
+            let now = times(cert, key);
             if now == seen {
                 continue;
             }
@@ -170,6 +171,13 @@ impl Certificates {
         let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
         builder.build().map_err(|error| failed(error.into()))
     }
+}
+
+type Times = [Option<SystemTime>; 2];
+
+/// Through symbolic links, as Kubernetes replaces mounted secrets.
+fn times(cert: &Path, key: &Path) -> Times {
+    [cert, key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok())
 }
 
 /// A chain and its key.

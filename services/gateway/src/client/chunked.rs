@@ -101,13 +101,12 @@ impl Decoder {
             self.state = State::End;
             return Ok(Piece::End);
         }
-        let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") else {
-            return if buffer.len() > TRAILER_LIMIT {
-                Err(Fault::BadBody("trailers too large"))
-            } else {
-                Ok(Piece::More)
-            };
-        };
+        let end = buffer.windows(4).position(|four| four == b"\r\n\r\n");
+        // the same limit whether the section comes whole or in pieces
+        if end.unwrap_or(buffer.len()) > TRAILER_LIMIT {
+            return Err(Fault::BadBody("trailers too large"));
+        }
+        let Some(end) = end else { return Ok(Piece::More) };
         let section = buffer.split_to(end + 2);
         buffer.advance(2);
         self.state = State::End;
@@ -213,6 +212,10 @@ mod tests {
         }
         let long = [b"4;".as_slice(), &[b'a'; 5000]].concat();
         assert!(matches!(decode(&long, 7), Err(Fault::BadBody(_))));
+        let trailers = [b"0\r\nx: ".as_slice(), &[b'a'; TRAILER_LIMIT], b"\r\n\r\n"].concat();
+        for step in [7, trailers.len()] {
+            assert!(matches!(decode(&trailers, step), Err(Fault::BadBody(_))), "in steps of {step}");
+        }
     }
 
     #[test]
