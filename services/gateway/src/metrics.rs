@@ -228,6 +228,9 @@ impl Metrics {
         for result in ["applied", "refused"] {
             metrics.reloads.with_label_values(&[result]);
         }
+        for result in ["completed", "failed"] {
+            metrics.handovers.with_label_values(&[result]);
+        }
         registry.register(Box::new(metrics.clone()))?;
         Ok(metrics)
     }
