@@ -1,7 +1,7 @@
 //! What is known about a service before any setting is read, and the settings that all services share.
 
 use std::fmt::Display;
-use std::net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -90,10 +90,15 @@ pub struct ServiceSettings {
 pub struct StatusListen(pub Option<SocketAddr>);
 
 impl FromStr for StatusListen {
-    type Err = AddrParseError;
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<StatusListen, AddrParseError> {
-        if text == "off" { Ok(StatusListen(None)) } else { text.parse().map(|at| StatusListen(Some(at))) }
+    fn from_str(text: &str) -> Result<StatusListen, &'static str> {
+        if text == "off" {
+            return Ok(StatusListen(None));
+        }
+        let address =
+            text.parse().map_err(|_| "expected an address and port, such as 0.0.0.0:8007, or off")?;
+        Ok(StatusListen(Some(address)))
     }
 }
 

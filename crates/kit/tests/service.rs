@@ -423,6 +423,7 @@ fn settings_refuse_what_is_unsafe() {
     for (args, setting) in [
         (&["--listen", "0.0.0.0:1", "--auth-secret", "0123456789abcdef0123456789abcdef"][..], "advertise"),
         (&["--listen", "10.0.0.1:1"], "auth.key_file"),
+        (&["--status-listen", "8007"], "--status-listen"),
         (&["--listen", "10.0.0.1:1", "--auth-disabled"], "--auth-disabled"),
         (&["--auth-secret", "short"], "--auth-secret"),
         (&["--auth-key-file", "/nowhere"], "--auth-key-file"),
