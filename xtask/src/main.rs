@@ -113,8 +113,12 @@ fn nightly() -> Result<(), Failed> {
         tests.env("PLINTH_SIMULATION_FIRST", (day * 10_000).to_string());
         tests
     };
-    step("the agent's storage", long(&["test", "--release", "-p", "plinth-agent", "--lib"]))?;
-    step("the agent under kills", long(&["test", "-p", "plinth-tests", "--test", "durability"]))?;
+    // of the whole workspace and as the programs were built: another profile, or a choice of packages, would compile every
+    // dependency again, which takes longer than an optimised simulation spares
+    step("the agent's storage", long(&["test", "--workspace", "--lib", "--", "simulation::"]))?;
+    step("random inputs: the agent's", long(&["test", "--workspace", "--lib", "--", "fuzzing::"]))?;
+    step("random inputs: Kong's files", long(&["test", "--workspace", "--test", "fuzz"]))?;
+    step("the agent under kills", long(&["test", "--workspace", "--test", "durability"]))?;
     conformance(&[])
 }
 

@@ -15,6 +15,11 @@ use rcgen::{
 
 use crate::state::ca::Root;
 
+mod der;
+mod external;
+
+pub(crate) use external::root as external_root;
+
 /// How long a root is valid.
 const ROOT_VALID: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A root this near its end is replaced, so that every certificate it signed ends before it.
@@ -27,9 +32,15 @@ pub(crate) const LEAF_RENEWED_AFTER: f64 = 0.6;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot make a certificate: {0}")]
-    Certificate(#[from] rcgen::Error),
+    Signing(#[from] rcgen::Error),
     #[error("cannot make a certificate: the key has no PKCS#8 form that is understood")]
     Key,
+    #[error("cannot read the root certificate: it is {0}")]
+    Certificate(&'static str),
+    #[error("no PEM-encoded data found")]
+    NotPem,
+    #[error("the private key is not that of the root certificate")]
+    OtherKey,
 }
 
 /// A service's certificate and key.
@@ -77,6 +88,12 @@ fn key_id(key: &KeyPair) -> Vec<u8> {
     digest::digest(&digest::SHA256, &key.subject_public_key_info()).as_ref().to_vec()
 }
 
+/// As DER writes a number: without zeros before it but one that keeps it from being negative.
+fn serial_bytes(serial: u64) -> Vec<u8> {
+    let digits: Vec<u8> = serial.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect();
+    if digits.first().is_none_or(|first| *first >= 0x80) { [&[0], &digits[..]].concat() } else { digits }
+}
+
 fn certificate(
     common_name: &str,
     uri: String,
@@ -88,8 +105,7 @@ fn certificate(
     let mut params = CertificateParams::default();
     params.not_before = epoch + Duration::from_secs(from);
     params.not_after = epoch + Duration::from_secs(until);
-    let bytes: Vec<u8> = serial.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect();
-    params.serial_number = Some(SerialNumber::from(bytes));
+    params.serial_number = Some(SerialNumber::from(serial_bytes(serial)));
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
@@ -135,6 +151,7 @@ pub(crate) fn new_root(
     let own = params.self_signed(&key)?;
     let cross_signed = match before {
         None => None,
+        Some(old) if old.external => Some(external::signed_by(own.der(), old, None)?),
         Some(old) => Some(params.signed_by(&key, &issuer(old, cluster)?)?.pem()),
     };
     let ec = key.algorithm() == &rcgen::PKCS_ECDSA_P256_SHA256;
@@ -150,6 +167,7 @@ pub(crate) fn new_root(
         key_type: if ec { "ec" } else { "rsa" }.to_owned(),
         key_bits: if ec { 256 } else { 2048 },
         cross_signed: cross_signed.map(|pem| pem.replace("\r\n", "\n")),
+        external: false,
         active: true,
         create_index: 0,
         modify_index: 0,
@@ -187,8 +205,12 @@ pub(crate) fn issue(
     let name: String = service.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     let short = cluster.split('-').next().unwrap_or_default();
     let common_name = format!("{name}.svc.default.{short}.consul");
-    let (from, until) =
-        (at.saturating_sub(BACKDATED.as_secs()), at.saturating_sub(BACKDATED.as_secs()) + valid.as_secs());
+    let from = at.saturating_sub(BACKDATED.as_secs());
+    let mut until = from + valid.as_secs();
+    if root.external {
+        // ours are replaced long before they end
+        until = until.min(external::ends(root)?);
+    }
     let mut params = certificate(&common_name, uri.clone(), serial, from, until)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![
@@ -200,7 +222,11 @@ pub(crate) fn issue(
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     params.key_identifier_method = KeyIdMethod::PreSpecified(key_id(&key));
-    let mut pem = params.signed_by(&key, &issuer(root, cluster)?)?.pem().replace("\r\n", "\n");
+    let mut pem = if root.external {
+        external::signed_by(params.self_signed(&key)?.der(), root, None)?
+    } else {
+        params.signed_by(&key, &issuer(root, cluster)?)?.pem().replace("\r\n", "\n")
+    };
     pem.push_str(root.cross_signed.as_deref().unwrap_or_default());
     Ok(Leaf {
         serial,
@@ -235,8 +261,16 @@ fn ec_private_key(key: &KeyPair) -> Result<String, Error> {
     der.extend_from_slice(&CURVE);
     der.push(0x00);
     der.extend_from_slice(point);
-    let mut pem = String::from("-----BEGIN EC PRIVATE KEY-----\n");
-    let text = STANDARD.encode(&der);
+    Ok(pem("EC PRIVATE KEY", &der))
+}
+
+fn pem_of(certificate: &[u8]) -> String {
+    pem("CERTIFICATE", certificate)
+}
+
+fn pem(what: &str, der: &[u8]) -> String {
+    let mut pem = format!("-----BEGIN {what}-----\n");
+    let text = STANDARD.encode(der);
     let mut rest = text.as_str();
     while !rest.is_empty() {
         let (line, more) = rest.split_at(rest.len().min(64));
@@ -244,8 +278,8 @@ fn ec_private_key(key: &KeyPair) -> Result<String, Error> {
         pem.push('\n');
         rest = more;
     }
-    pem.push_str("-----END EC PRIVATE KEY-----\n");
-    Ok(pem)
+    pem.push_str(&format!("-----END {what}-----\n"));
+    pem
 }
 
 #[cfg(test)]
@@ -257,15 +291,15 @@ mod tests {
 
     use super::*;
 
-    const CLUSTER: &str = "11111111-2222-3333-4444-555555555555";
+    pub(super) const CLUSTER: &str = "11111111-2222-3333-4444-555555555555";
 
-    fn leaf_of(root: &Root, serial: u64) -> Leaf {
+    pub(super) fn leaf_of(root: &Root, serial: u64) -> Leaf {
         let subject = Subject { cluster: CLUSTER, datacenter: "dc1", service: "web x" };
         issue(root, &subject, serial, Duration::from_secs(3600), now()).unwrap()
     }
 
     /// Whether a TLS library that trusts `root` takes the chain for a client's.
-    fn trusted(root: &Root, leaf: &Leaf) -> bool {
+    pub(super) fn trusted(root: &Root, leaf: &Leaf) -> bool {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(root.certificate.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, WriteError};
+use crate::feed::Feed;
 use crate::state::{Command, Outcome, State};
 use crate::storage::Folder;
 
@@ -75,6 +76,7 @@ struct Shared {
     rooms: Arc<Rooms>,
     refusal: Refusal,
     alarm: Alarm,
+    feed: Arc<Feed>,
     queue: parking_lot::Mutex<Option<mpsc::Sender<Request>>>,
     writer: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -86,12 +88,13 @@ impl Engine {
         let rooms = Arc::new(Rooms::default());
         let refusal: Refusal = Arc::new(ArcSwapOption::empty());
         let alarm = Alarm::default();
+        let feed: Arc<Feed> = Arc::default();
         let (queue, requests) = mpsc::channel(QUEUE);
         let store = folder.map(|folder| {
             let owed = folder.has_replaced_files();
             let beside = Box::new(Thread::default());
             let compaction = Compaction::new(compact_after, owed, compaction::RETRY, beside);
-            Store::new(folder, compaction, refusal.clone())
+            Store::new(folder, compaction, refusal.clone(), feed.clone())
         });
         let writer = Writer::new(published.clone(), rooms.clone(), store);
         let guard = alarm.guard("the writer");
@@ -108,6 +111,7 @@ impl Engine {
             rooms,
             refusal,
             alarm,
+            feed,
             queue: parking_lot::Mutex::new(Some(queue)),
             writer: parking_lot::Mutex::new(Some(thread)),
         };
@@ -125,6 +129,11 @@ impl Engine {
         self.store.refusal.load_full()
     }
 
+    /// What clients are told of the agent's doings.
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.store.feed
+    }
+
     /// Rings when something without which the agent is none has ended by a panic.
     pub fn alarm(&self) -> &Alarm {
         &self.store.alarm
@@ -133,6 +142,11 @@ impl Engine {
     /// The newest version that is on disk.
     pub fn state(&self) -> Arc<State> {
         self.store.published.load_full()
+    }
+
+    /// The same for a look that nothing is awaited in: cheaper, but not to be kept.
+    pub fn glance(&self) -> arc_swap::Guard<Arc<State>> {
+        self.store.published.load()
     }
 
     /// Applies a command; comes back when it is on disk and visible.
@@ -192,6 +206,7 @@ impl Engine {
     /// Lets all waiting queries answer with what there is.
     pub fn release_watchers(&self) {
         self.store.rooms.close();
+        self.store.feed.close();
     }
 
     /// Takes no more commands. The writer finishes what was accepted, ends and gives the folder free.

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use plinth_core::Secret;
 
@@ -32,6 +31,7 @@ mod filter;
 pub(crate) mod fuzzed;
 mod go_json;
 mod health;
+mod host;
 mod intentions;
 mod json;
 mod kv;
@@ -57,11 +57,14 @@ use connect::Leaves;
 use path::{detach, escapes_are_whole, may_block, moved, path_of};
 use prefix::PrefixIndexes;
 use query::{Query, ReadOptions};
+pub(crate) use reply::Answer;
 use reply::{Handled, Reply};
 use route::{Elsewhere, Endpoint as E, Found, Route};
 
 /// The version whose shapes and behaviour are served: clients switch features by it.
 pub(crate) const VERSION: &str = "1.8.7";
+
+static NAMESPACE: HeaderName = HeaderName::from_static("x-consul-namespace");
 
 /// Who the agent is.
 #[derive(Clone, Debug)]
@@ -97,6 +100,14 @@ pub(crate) struct Server {
     prefixes: Arc<PrefixIndexes>,
     pub runners: tokio::sync::watch::Sender<u64>,
     events: tokio::sync::watch::Sender<Vec<misc::Event>>,
+}
+
+/// A request without its body.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
 }
 
 /// One request, taken apart.
@@ -140,49 +151,76 @@ impl Server {
         }
     }
 
-    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Answer> {
         let (mut parts, body) = request.into_parts();
-        if may_block(&parts) {
+        if may_block(&parts.method, &parts.uri) {
             detach(&mut parts);
         }
         let body = match self.read_body(body, parts.uri.path(), &parts.headers).await {
             Ok(body) => body,
             Err(reply) => return reply.into_response(),
         };
-        let reply = self.answer(&parts, body).await.unwrap_or_else(|early| early);
+        let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
+        let reply = self.answer(head, body).await.unwrap_or_else(|early| early);
         self.compressor.apply(&parts.headers, reply).into_response()
     }
 
-    async fn answer(&self, parts: &http::request::Parts, body: Bytes) -> Handled {
-        let decoded = path_of(parts)?;
-        let raw_query = parts.uri.query().unwrap_or_default();
+    /// The answer to a plain read of what is asked for most; none: it takes the long way. It is not worth a future: that of
+    /// all endpoints is large, and it would be copied to where the connection keeps it.
+    pub(crate) fn at_once(&self, request: &Request<Incoming>) -> Option<Response<Answer>> {
+        use hyper::body::Body as _;
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let path = uri.path();
+        let frequent = path.starts_with("/v1/kv/") || path.starts_with("/v1/health/service/");
+        if !frequent || *method != Method::GET || !request.body().is_end_stream() || may_block(method, uri) {
+            return None;
+        }
+        let head = Head { method, uri, headers };
+        let found = path_of(method, uri).and_then(|decoded| {
+            let call = self.begin(head, &decoded, Bytes::new())?;
+            let handled = match call.endpoint {
+                E::Kv => self.kv_at_once(&call),
+                E::HealthService => self.health_service_at_once(&call),
+                _ => return Ok(None),
+            };
+            Ok(handled.map(finished))
+        });
+        let reply = found.unwrap_or_else(Some)?;
+        Some(self.compressor.apply(headers, reply).into_response())
+    }
+
+    async fn answer(&self, head: Head<'_>, body: Bytes) -> Handled {
+        let decoded = path_of(head.method, head.uri)?;
+        let call = self.begin(head, &decoded, body)?;
+        Ok(finished(self.dispatch(call.endpoint, &call).await))
+    }
+
+    /// All that comes before the endpoint: who asks, for what, and whether it is asked as the endpoint wants it.
+    fn begin<'a>(&self, head: Head<'a>, decoded: &'a str, body: Bytes) -> Result<Call<'a>, Reply> {
+        let Head { method, uri, headers } = head;
+        let raw_query = uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
-        self.authorize(&parts.headers, &query)?;
-        let route = match route::find(&decoded) {
+        self.authorize(headers, &query)?;
+        let route = match route::find(decoded) {
             Found::Route(route) => route,
-            Found::Slash => return Err(moved(parts, &format!("{decoded}/"))),
+            Found::Slash => return Err(moved(method, uri, &format!("{decoded}/"))),
             Found::Nothing => return Err(Reply::empty(StatusCode::NOT_FOUND)),
         };
         if route.endpoint == E::Root {
-            return Ok(Reply::text(StatusCode::OK, "Consul Agent"));
+            return Err(Reply::text(StatusCode::OK, "Consul Agent"));
         }
-        let handled = match allowed(&parts.method, &route) {
-            Some(reply) => Ok(reply),
-            // as Consul: what it cannot write to its log it does not answer
-            None if !escapes_are_whole(raw_query) => Ok(Reply::empty(StatusCode::INTERNAL_SERVER_ERROR)),
-            None => {
-                let pretty = query.has("pretty");
-                let (method, headers) = (&parts.method, &parts.headers);
-                let endpoint = route.endpoint;
-                let call = Call { endpoint, method, headers, query, rest: route.rest, body, pretty };
-                match self.check_manners(route.endpoint, &call) {
-                    Ok(()) => self.dispatch(route.endpoint, &call).await,
-                    Err(reply) => Err(reply),
-                }
-            }
-        };
-        let reply = handled.unwrap_or_else(|early| early);
-        Ok(reply.vary())
+        if let Some(reply) = allowed(method, &route) {
+            return Err(reply.vary());
+        }
+        // as Consul: what it cannot write to its log it does not answer
+        if !escapes_are_whole(raw_query) {
+            return Err(Reply::empty(StatusCode::INTERNAL_SERVER_ERROR).vary());
+        }
+        let pretty = query.has("pretty");
+        let endpoint = route.endpoint;
+        let call = Call { endpoint, method, headers, query, rest: route.rest, body, pretty };
+        self.check_manners(endpoint, &call).map_err(Reply::vary)?;
+        Ok(call)
     }
 
     /// What Consul looks at before it looks at the request itself.
@@ -200,7 +238,7 @@ impl Server {
                     "Bad request: Invalid {what} - Namespaces are a Consul Enterprise feature"
                 ))
             };
-            if call.headers.get("x-consul-namespace").is_some_and(|v| !v.is_empty()) {
+            if call.headers.get(&NAMESPACE).is_some_and(|v| !v.is_empty()) {
                 return Err(refused("header: \"X-Consul-Namespace\""));
             }
             if call.query.filled("ns").is_some() {
@@ -220,6 +258,11 @@ impl Server {
             Elsewhere::RefusedAsRead => self.same_datacenter(call).map_err(Reply::without_answer),
         }
     }
+}
+
+/// An endpoint's answer, early or not.
+fn finished(handled: Handled) -> Reply {
+    handled.unwrap_or_else(|early| early).vary()
 }
 
 /// Several faults as Consul lists them.

@@ -13,6 +13,7 @@ mod authority;
 mod duration;
 mod engine;
 mod error;
+mod feed;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod heads;

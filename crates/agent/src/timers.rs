@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::engine::Engine;
+use crate::feed::Level;
 use crate::state::local::Runner;
 use crate::state::{Command, State};
 
@@ -123,6 +124,8 @@ impl Timers {
         let command = match &what {
             Timed::Session(id) => state.session(id).map(|session| {
                 tracing::info!(session = %id, name = %session.name, "session expired");
+                let fields = || vec![("session", id.clone()), ("name", session.name.clone())];
+                engine.feed().tell(Level::Info, "agent.session", "session expired", fields);
                 Command::SessionDestroy { id: id.clone(), expired: true }
             }),
             Timed::Check(id) => state
@@ -176,6 +179,8 @@ async fn remove_critical(engine: &Engine, node: &str, now: u64, runners: &watch:
         }
         let id = check.check.service_id.clone();
         tracing::info!(service = %id, check = %check.check.check_id, "critical for too long: deregistered");
+        let fields = || vec![("service", id.clone()), ("check", check.check.check_id.clone())];
+        engine.feed().tell(Level::Info, "agent", "critical for too long: deregistered", fields);
         match engine.write(Command::AgentServiceRemove { node: node.to_owned(), id }).await {
             Ok(_) => runners.send_modify(|changes| *changes += 1),
             Err(error) => tracing::warn!(%error, "cannot deregister a critical service"),

@@ -3,25 +3,28 @@
 //! A thread has a runtime and a room of its own, so that a request goes from its first byte to its answer without a lock
 //! that others want or a wake-up across threads; only a write goes to the writer and comes back by the room's bell.
 
-use std::net::IpAddr;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::duration;
 use crate::error::Error;
+use crate::feed::{self, Level};
 use crate::heads;
-use crate::http::Server;
+use crate::http::{Answer, Server};
 
 /// Beyond that many the one writer and the memory's speed are the limit, and each costs a stack.
 const MOST: usize = 4;
@@ -34,7 +37,7 @@ pub(crate) struct Limits {
 }
 
 enum Order {
-    Serve(std::net::TcpStream, Place),
+    Serve(std::net::TcpStream, SocketAddr, Place),
     Drain(Duration),
 }
 
@@ -58,13 +61,13 @@ impl Workers {
     }
 
     /// Hands a connection to the thread with the fewest.
-    fn serve(&self, stream: TcpStream, place: PeerPlace) -> std::io::Result<()> {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, place: PeerPlace) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         let stream = stream.into_std()?;
         if let Some(worker) = self.0.iter().min_by_key(|worker| Arc::strong_count(&worker.load)) {
             let place = Place { _of_peer: place, _of_worker: worker.load.clone() };
             // of a thread that is gone: the connection is closed here
-            let _ = worker.orders.send(Order::Serve(stream, place));
+            let _ = worker.orders.send(Order::Serve(stream, peer, place));
         }
         Ok(())
     }
@@ -111,8 +114,12 @@ async fn work(mut server: Server, mut orders: mpsc::UnboundedReceiver<Order>, he
     builder.header_read_timeout(None);
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Serve(stream, place) => match TcpStream::from_std(stream) {
-                Ok(stream) => serve(&builder, &graceful, &server, heads::Limited::new(stream, head), place),
+            Order::Serve(stream, peer, place) => match TcpStream::from_std(stream) {
+                Ok(stream) => {
+                    let (stream, progress) = heads::Limited::new(stream, head);
+                    let requests = Requests { server: server.clone(), progress, peer };
+                    serve(&builder, &graceful, requests, stream, place);
+                }
                 Err(error) => tracing::warn!(%error, "cannot serve a connection"),
             },
             Order::Drain(limit) => {
@@ -129,19 +136,11 @@ async fn work(mut server: Server, mut orders: mpsc::UnboundedReceiver<Order>, he
 fn serve(
     builder: &http1::Builder,
     graceful: &GracefulShutdown,
-    server: &Arc<Server>,
-    (stream, progress): (heads::Limited<TcpStream>, heads::Progress),
+    requests: Requests,
+    stream: heads::Limited<TcpStream>,
     place: Place,
 ) {
-    let server = server.clone();
-    let service = service_fn(move |request| {
-        let (server, running) = (server.clone(), progress.request());
-        async move {
-            let _running = running;
-            Ok::<_, std::convert::Infallible>(respond(server, request).await)
-        }
-    });
-    let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+    let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), requests));
     tokio::spawn(async move {
         let _place = place;
         if let Err(error) = connection.await {
@@ -150,9 +149,80 @@ fn serve(
     });
 }
 
+/// What a connection's requests are answered by.
+struct Requests {
+    server: Arc<Server>,
+    progress: heads::Progress,
+    peer: SocketAddr,
+}
+
+/// An answer that is there, or the way to it.
+enum Answering {
+    Now(Option<Response<Answer>>),
+    Later(Pin<Box<dyn Future<Output = Response<Answer>> + Send>>),
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Answering::Now(response) => {
+                response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
+            }
+            Answering::Later(response) => response.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        if self.server.engine.feed().wanted() {
+            return self.told(request);
+        }
+        if let Some(response) = self.server.at_once(&request) {
+            self.progress.answered();
+            return Answering::Now(Some(response));
+        }
+        let (server, running) = (self.server.clone(), self.progress.request());
+        Answering::Later(Box::pin(async move {
+            let _running = running;
+            respond(server, request).await
+        }))
+    }
+}
+
+impl Requests {
+    /// For who reads the agent's log: every request is a line in it.
+    fn told(&self, request: Request<Incoming>) -> Answering {
+        let (server, running) = (self.server.clone(), self.progress.request());
+        let (method, url) = (request.method().clone(), feed::shown_url(request.uri()));
+        let (from, start) = (self.peer, Instant::now());
+        Answering::Later(Box::pin(async move {
+            let _running = running;
+            let engine = server.engine.clone();
+            let response = respond(server, request).await;
+            let fields = || {
+                let latency = duration::format(start.elapsed());
+                let fields = [("method", method.to_string()), ("url", url), ("from", from.to_string())];
+                fields.into_iter().chain([("latency", latency)]).collect()
+            };
+            match response.status().is_server_error() {
+                true => engine.feed().tell(Level::Error, "agent.http", "Request error", fields),
+                false => engine.feed().tell(Level::Debug, "agent.http", "Request finished", fields),
+            }
+            response
+        }))
+    }
+}
+
 /// A change is carried to its end in a task of its own, although its client may have gone: what follows the write (the time
 /// of a TTL or a session, the task that probes) must not be lost with the connection. KV writes have nothing after them.
-async fn respond(server: Arc<Server>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(server: Arc<Server>, request: Request<Incoming>) -> Response<Answer> {
     if request.method() == Method::GET || request.uri().path().starts_with("/v1/kv/") {
         return server.handle(request).await;
     }
@@ -160,7 +230,7 @@ async fn respond(server: Arc<Server>, request: Request<Incoming>) -> Response<Fu
         Ok(response) => response,
         Err(error) => {
             tracing::error!(%error, "a request's task ended badly");
-            let mut response = Response::new(Full::default());
+            let mut response = Response::new(Answer::default());
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             response
         }
@@ -190,7 +260,7 @@ pub(crate) async fn accept(
             }
         };
         let Some(place) = peers.enter(peer.ip(), limits.connections_per_address) else { continue };
-        if let Err(error) = workers.serve(stream, place) {
+        if let Err(error) = workers.serve(stream, peer, place) {
             // the client was faster in leaving
             tracing::debug!(%error, "cannot serve a connection");
         }

@@ -229,6 +229,11 @@ async fn discovery_chains() {
 }
 
 #[tokio::test]
+async fn gateways() {
+    same_with(include_str!("scripts/gateways.txt"), true).await;
+}
+
+#[tokio::test]
 async fn the_rest() {
     same_with(include_str!("scripts/rest.txt"), true).await;
 }

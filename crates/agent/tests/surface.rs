@@ -112,6 +112,72 @@ async fn a_new_root_wakes_who_waits_and_both_roots_are_good() {
     agent.shutdown().await;
 }
 
+/// A root of the company's own: services get certificates of it, it survives a restart, and goes with the configuration that
+/// named it. Its key is never shown.
+#[tokio::test]
+async fn a_given_root_signs_until_it_is_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = || Data::Dir(folder.path().to_owned());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "Example");
+    let given = params.self_signed(&key).unwrap().pem().replace("\r\n", "\n");
+    let configure = async |at: SocketAddr, config: Value| {
+        let body = json!({"Provider": "consul", "Config": config}).to_string();
+        ask(at, Method::PUT, "/v1/connect/ca/configuration", &[], &body).await
+    };
+    let leaf = async |at: SocketAddr| {
+        get(at, "/v1/agent/connect/ca/leaf/web").await["CertPEM"].as_str().unwrap().to_owned()
+    };
+    let agent = Agent::start(mesh(data())).await.unwrap();
+    let at = agent.address();
+    let own = get(at, "/v1/connect/ca/roots").await["Roots"][0]["RootCert"].as_str().unwrap().to_owned();
+    for (config, why) in [
+        (json!({"RootCert": given}), "must provide a private key when providing a root cert"),
+        (json!({"RootCert": "x", "PrivateKey": key.serialize_pem()}), "no PEM-encoded data found"),
+        (
+            json!({"RootCert": given, "PrivateKey": rcgen::KeyPair::generate().unwrap().serialize_pem()}),
+            "the private key is not that of the root certificate",
+        ),
+    ] {
+        let refused = configure(at, config).await;
+        assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(String::from_utf8_lossy(refused.body()).contains(why), "{why}: {refused:?}");
+    }
+    let wanted = json!({"RootCert": given, "PrivateKey": key.serialize_pem(), "LeafCertTTL": "24h"});
+    for _ in 0..2 {
+        let taken = configure(at, wanted.clone()).await;
+        assert_eq!(taken.status(), StatusCode::OK, "{taken:?}");
+    }
+    let roots = get(at, "/v1/connect/ca/roots").await;
+    assert_eq!(roots["Roots"].as_array().unwrap().len(), 2, "the same root twice is one: {roots}");
+    assert_eq!(roots["Roots"][1]["RootCert"], json!(given));
+    assert_eq!(roots["ActiveRootID"], roots["Roots"][1]["ID"]);
+    let shown = get(at, "/v1/connect/ca/configuration").await["Config"].clone();
+    assert_eq!(shown, json!({"RootCert": given, "LeafCertTTL": "24h"}), "the key is not shown");
+    let chain = leaf(at).await;
+    assert!(trusted(&given, &chain) && trusted(&own, &chain));
+    agent.shutdown().await;
+
+    let agent = Agent::start(mesh(data())).await.unwrap();
+    let at = agent.address();
+    assert_eq!(get(at, "/v1/connect/ca/roots").await, roots);
+    assert!(trusted(&given, &leaf(at).await));
+    assert_eq!(configure(at, json!({"LeafCertTTL": "24h"})).await.status(), StatusCode::OK);
+    let roots = get(at, "/v1/connect/ca/roots").await;
+    let (next, chain) = (roots["Roots"][2]["RootCert"].as_str().unwrap().to_owned(), leaf(at).await);
+    assert!(trusted(&next, &chain) && trusted(&given, &chain) && next != own);
+    // and back again: the same root, not a new one
+    assert_eq!(configure(at, wanted).await.status(), StatusCode::OK);
+    let again = get(at, "/v1/connect/ca/roots").await;
+    assert_eq!(again["Roots"].as_array().unwrap().len(), 3);
+    assert_eq!(again["Roots"][2]["RootCert"], json!(given));
+    assert_eq!(again["Roots"][2]["CreateIndex"], roots["Roots"][1]["CreateIndex"]);
+    assert!(trusted(&given, &leaf(at).await));
+    agent.shutdown().await;
+}
+
 #[tokio::test]
 async fn roots_queries_entries_and_intentions_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();

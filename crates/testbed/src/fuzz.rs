@@ -25,12 +25,12 @@ pub fn run(name: &str, words: &[&str], target: impl Fn(&[u8])) {
         .unwrap_or_else(|| fastrand::u64(..));
     let mut random = Rng::with_seed(seed);
     for input in &corpus {
-        attempt(name, input, &target);
+        attempt(name, seed, input, &target);
     }
     let mut tried = 0_u64;
     while Instant::now() < end {
         let input = mutated(&corpus, words, &mut random);
-        attempt(name, &input, &target);
+        attempt(name, seed, &input, &target);
         tried += 1;
     }
     println!("{name}: {} committed inputs and {tried} mutations, seed {seed}", corpus.len());
@@ -44,11 +44,12 @@ fn corpus(folder: &PathBuf) -> Vec<Vec<u8>> {
     paths.iter().map(|path| std::fs::read(path).expect("an input")).collect()
 }
 
-fn attempt(name: &str, input: &[u8], target: &impl Fn(&[u8])) {
+fn attempt(name: &str, seed: u64, input: &[u8], target: &impl Fn(&[u8])) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(input))) {
         let path = std::env::temp_dir().join(format!("fuzz-{name}-{}", std::process::id()));
         let kept = std::fs::write(&path, input).map(|()| path.display().to_string());
-        eprintln!("{name} panics on {:?} (kept: {kept:?})", String::from_utf8_lossy(input));
+        // a target that keeps state between inputs needs those before it too: the seed gives them again
+        eprintln!("{name} panics on {:?} (kept: {kept:?}; seed {seed})", String::from_utf8_lossy(input));
         std::panic::resume_unwind(panic);
     }
 }

@@ -146,7 +146,7 @@ impl Simulation {
         let (refusal, jobs): (Refusal, _) = (Arc::new(ArcSwapOption::empty()), Held::default());
         let owed = folder.has_replaced_files();
         let compaction = Compaction::new(COMPACT_AFTER, owed, Duration::ZERO, Box::new(jobs.clone()));
-        let store = Store::new(folder, compaction, refusal.clone());
+        let store = Store::new(folder, compaction, refusal.clone(), Arc::default());
         if refusal.load().is_some() {
             // what could not be cut yet may still turn up
             self.allowed.extend(refused_before);

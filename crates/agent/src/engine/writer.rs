@@ -14,6 +14,7 @@ use super::compaction::Compaction;
 use super::room::{Room, Rooms};
 use super::{Answer, Request, Written, now};
 use crate::error::WriteError;
+use crate::feed::{Feed, Level};
 use crate::state::{Applied, Command, State, Topic};
 use crate::storage::{Entry, Folder, frame};
 
@@ -33,6 +34,7 @@ pub(super) struct Store {
     folder: Folder,
     compaction: Compaction,
     refusal: Refusal,
+    feed: Arc<Feed>,
     /// Bytes the disk refused last.
     refused: usize,
 }
@@ -66,9 +68,9 @@ struct Done {
 }
 
 impl Store {
-    pub fn new(mut folder: Folder, compaction: Compaction, refusal: Refusal) -> Store {
+    pub fn new(mut folder: Folder, compaction: Compaction, refusal: Refusal, feed: Arc<Feed>) -> Store {
         let refused = folder.refusal();
-        let mut store = Store { folder, compaction, refusal, refused: 0 };
+        let mut store = Store { folder, compaction, refusal, feed, refused: 0 };
         if let Some(error) = refused {
             // noted and said; there is nobody to tell yet
             let _ = store.note(Err(error));
@@ -97,14 +99,19 @@ impl Store {
         match outcome {
             Ok(()) => {
                 if self.refusal.swap(None).is_some() {
-                    tracing::info!("the disk takes writes again: the agent is writable");
+                    const TEXT: &str = "the disk takes writes again: the agent is writable";
+                    tracing::info!("{TEXT}");
+                    self.feed.tell(Level::Info, "agent.storage", TEXT, Vec::new);
                 }
                 Ok(())
             }
             Err(error) => {
                 let text = error.to_string();
                 if self.refusal.swap(Some(Arc::new(text.clone()))).is_none() {
-                    tracing::error!(%error, "the disk refuses writes: the agent is read-only until it takes them again");
+                    const TEXT: &str =
+                        "the disk refuses writes: the agent is read-only until it takes them again";
+                    tracing::error!(%error, "{TEXT}");
+                    self.feed.tell(Level::Error, "agent.storage", TEXT, || vec![("error", text.clone())]);
                 }
                 Err(text)
             }
@@ -272,7 +279,7 @@ mod tests {
         let (folder, head) = Folder::open(Arc::new(RealDisk), dir.path()).unwrap();
         let published = Arc::new(ArcSwap::from_pointee(head));
         let compaction = Compaction::new(u64::MAX, false, RETRY, Box::new(Thread::default()));
-        let store = Store::new(folder, compaction, Refusal::default());
+        let store = Store::new(folder, compaction, Refusal::default(), Arc::default());
         let mut writer = Writer::new(published.clone(), Arc::default(), Some(store));
         let mut expected = State::default();
         for batch in 0..3 {

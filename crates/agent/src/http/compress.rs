@@ -24,10 +24,13 @@ pub struct Compressor {
 
 impl Compressor {
     pub fn apply(&self, request: &HeaderMap, mut reply: Reply) -> Reply {
+        if reply.body.len() < SHORTEST {
+            return reply;
+        }
         // a snapshot is compressed already, and large: it must not be kept here either
         let packed = reply.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-gzip");
         let encoded = packed || reply.headers.contains_key(header::CONTENT_ENCODING);
-        if reply.body.len() < SHORTEST || encoded || !wants_gzip(request) {
+        if encoded || !wants_gzip(request) {
             return reply;
         }
         match self.compressed(&reply.body) {

@@ -128,16 +128,16 @@ const WILDCARD: &str = "*";
 /// One service behind a gateway.
 #[derive(Clone, serde::Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct GatewayService {
+pub(super) struct GatewayService {
     gateway: NameOnly,
-    service: NameOnly,
+    pub service: NameOnly,
     gateway_kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    port: Option<i64>,
+    pub port: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hosts: Option<Vec<String>>,
+    pub hosts: Option<Vec<String>>,
     #[serde(rename = "CAFile", skip_serializing_if = "Option::is_none")]
     ca_file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,11 +154,11 @@ struct GatewayService {
 
 #[derive(Clone, serde::Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct NameOnly {
-    name: String,
+pub(super) struct NameOnly {
+    pub name: String,
 }
 
-fn gateway_services(state: &State, gateway: &str) -> Vec<GatewayService> {
+pub(super) fn gateway_services(state: &State, gateway: &str) -> Vec<GatewayService> {
     let mut found = Vec::new();
     let text = |value: &Value, field: &str| {
         value.get(field).and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_owned)

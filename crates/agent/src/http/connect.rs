@@ -17,12 +17,15 @@ use super::{Call, Server};
 use crate::authority::{self, Leaf, Subject};
 use crate::duration;
 use crate::engine::watch::Interest;
+use crate::feed::Level;
 use crate::state::ca::{Authority, Root, Settings};
 use crate::state::{Command, Outcome, State, Table, Topic};
 
 const DEFAULT_LEAF_TTL: Duration = Duration::from_secs(72 * 3600);
 const SHORTEST_LEAF_TTL: Duration = Duration::from_secs(3600);
 const LONGEST_LEAF_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+/// From when on the end of a root that was given is told in the log.
+const EXTERNAL_ROOT_WARNED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most certificates kept; one that is dropped is made anew when it is asked for.
 const MOST_LEAVES: usize = 4096;
 
@@ -201,18 +204,29 @@ impl Server {
         let unfit = |why: &str| Reply::internal(&format!("error configuring provider: {why}"));
         leaf_ttl(&config).map_err(|why| unfit(&why))?;
         let text = |name: &str| config.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        if text("RootCert").is_some() {
-            return Err(unfit(
-                "this agent makes its root certificates itself: give PrivateKey alone, or neither",
-            ));
-        }
-        let root = match text("PrivateKey") {
-            None => None,
-            Some(key) => {
-                Some(self.next_root(authority, Some(key)).map_err(|error| unfit(&error.to_string()))?)
+        let failed = |error: authority::Error| unfit(&error.to_string());
+        let active = authority.active();
+        let root = match (text("RootCert"), text("PrivateKey")) {
+            (Some(_), None) => return Err(unfit("must provide a private key when providing a root cert")),
+            (Some(certificate), Some(key)) => {
+                let serial = authority.serial + 1;
+                let root = authority::external_root(certificate, key, serial, active);
+                let root = root.map_err(|error| match error {
+                    authority::Error::NotPem => {
+                        Reply::internal(&format!("error parsing root fingerprint: {error}"))
+                    }
+                    error => failed(error),
+                })?;
+                Some(root).filter(|root| active.is_none_or(|active| active.id != root.id))
             }
+            (None, Some(key)) => Some(self.next_root(authority, Some(key)).map_err(failed)?),
+            // one that was given goes with the configuration that gave it
+            (None, None) if active.is_some_and(|root| root.external) => {
+                Some(self.next_root(authority, None).map_err(failed)?)
+            }
+            (None, None) => None,
         };
-        // what was given for the root is in the root; the answer of this endpoint must not show a key
+        // the key is in the root; the answer of this endpoint must not show it
         let mut config = config.clone();
         config.remove("PrivateKey");
         let settings = Settings { config, ..empty_settings() };
@@ -256,9 +270,21 @@ impl Server {
         };
         let soon = authority::rfc3339(authority::now() + authority::ROOT_RENEWED_BEFORE.as_secs());
         let ending = authority.active().is_none_or(|root| root.not_after < soon);
-        if ending {
+        if let Some(root) = authority.active().filter(|root| ending && root.external) {
+            // whoever gave it has to give the next one, and may want short ones
+            if root.not_after < authority::rfc3339(authority::now() + EXTERNAL_ROOT_WARNED_BEFORE.as_secs()) {
+                tracing::warn!(root = %root.id, ends = %root.not_after, "the mesh's root certificate ends soon: give the next one");
+            }
+        } else if ending {
             let root = self.next_root(authority, None).map_err(told)?;
             tracing::info!(root = %root.id, "the mesh has a new root certificate");
+            let fields = || vec![("root", root.id.clone())];
+            self.engine.feed().tell(
+                Level::Info,
+                "agent.connect",
+                "the mesh has a new root certificate",
+                fields,
+            );
             self.set_authority(&authority.cluster, authority.settings.clone(), Some(root))
                 .await
                 .map_err(refused)?;

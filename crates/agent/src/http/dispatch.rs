@@ -68,6 +68,8 @@ impl Server {
             E::CoordinateUpdate => Box::pin(self.coordinate_update(call)).await,
             E::UiNodes => self.ui_nodes(call).await,
             E::UiNode => self.ui_node(call).await,
+            E::UiGatewayServices => self.ui_gateway_services(call).await,
+            E::AgentHost => self.agent_host(call).await,
             E::UiServices => self.ui_services(call).await,
             other => self.dispatch_small(other, call),
         }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::catalog::{Choice, instances, listed};
-use super::filter::fields;
+use super::filter::{Filter, fields};
 use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
 use super::{Call, Server};
@@ -21,6 +21,27 @@ pub(super) struct ServiceEntry<'a> {
     pub checks: Vec<Cow<'a, Check>>,
 }
 
+/// What is asked of a service's instances.
+struct Entries<'a> {
+    options: ReadOptions,
+    passing: bool,
+    choice: Choice<'a>,
+    filter: Filter,
+}
+
+impl<'a> Entries<'a> {
+    fn of(server: &Server, call: &'a Call<'_>) -> Result<Entries<'a>, Reply> {
+        let options = ReadOptions::parse(&call.query)?;
+        if call.rest.is_empty() {
+            return Err(Reply::bad("Missing service name"));
+        }
+        let passing = passing_only(call)?;
+        let choice = Choice::of(&call.query);
+        let filter = server.read_filter(call, fields::ENTRY)?;
+        Ok(Entries { options, passing, choice, filter })
+    }
+}
+
 /// The check with its tags as a list.
 pub(super) fn listed_check(check: &Check) -> Cow<'_, Check> {
     if check.service_tags.is_some() {
@@ -31,21 +52,36 @@ pub(super) fn listed_check(check: &Check) -> Cow<'_, Check> {
 
 impl Server {
     pub(super) async fn health_service(&self, call: &Call<'_>, connect: bool) -> Handled {
-        let options = ReadOptions::parse(&call.query)?;
+        let asked = Entries::of(self, call)?;
+        let (state, index) = self.wait_service(&asked.options, call.rest, connect).await;
+        self.entries_found(call, &asked, connect, &state, index)
+    }
+
+    /// The same without waiting.
+    pub(super) fn health_service_at_once(&self, call: &Call<'_>) -> Option<Handled> {
+        let found = Entries::of(self, call).and_then(|asked| {
+            let state = self.engine.glance();
+            self.entries_found(call, &asked, false, &state, state.service_index(call.rest))
+        });
+        Some(found)
+    }
+
+    fn entries_found(
+        &self,
+        call: &Call<'_>,
+        asked: &Entries<'_>,
+        connect: bool,
+        state: &State,
+        index: u64,
+    ) -> Handled {
+        let Entries { options, passing, choice, filter } = asked;
         let name = call.rest;
-        if name.is_empty() {
-            return Err(Reply::bad("Missing service name"));
-        }
-        let passing = passing_only(call)?;
-        let choice = Choice::of(&call.query);
-        let filter = self.read_filter(call, fields::ENTRY)?;
-        let (state, index) = self.wait_service(&options, name, connect).await;
-        let reply = self.shared(call, index, || {
-            let mut found = entries(&state, name, connect, passing, &choice);
+        let body = self.shared_body(call, index, || {
+            let mut found = entries(state, name, connect, *passing, choice);
             self.nearest_first(call, &mut found, |e| &e.node.node);
-            Ok(self.listing(call, &filter, &found))
+            Ok(self.listing(call, filter, &found))
         })?;
-        let reply = reply.at(index).effective(options.consistency);
+        let reply = Reply::read(body, index, Some(options.consistency));
         self.cached(call, || choice.question("health", name, connect, call), reply)
     }
 

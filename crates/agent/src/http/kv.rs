@@ -11,7 +11,7 @@ use super::{Call, Server};
 use crate::engine::watch::Interest;
 use crate::state::command::{Command, DeleteMode, SetMode};
 use crate::state::model::KvEntry;
-use crate::state::{Outcome, Topic};
+use crate::state::{Outcome, State, Topic};
 
 /// From this size in bytes on the answer is kept: below it is encoded faster than it is found.
 const WORTH_KEEPING: usize = 1024;
@@ -29,11 +29,23 @@ impl Server {
         }
     }
 
+    /// One key without waiting; none: another kind of read.
+    pub(super) fn kv_at_once(&self, call: &Call<'_>) -> Option<Handled> {
+        if call.query.has("keys") || call.query.has("recurse") {
+            return None;
+        }
+        Some(key_of(call).and_then(|key| self.kv_found(call, key, &self.engine.glance(), false)))
+    }
+
     async fn kv_get(&self, call: &Call<'_>) -> Handled {
         let options = ReadOptions::parse(&call.query)?;
         let key = key_of(call)?;
         let interest = || Interest::One(Topic::Key(key.into()));
         let state = self.wait(&options, interest, |s| s.kv_index(key)).await;
+        self.kv_found(call, key, &state, options.index != 0)
+    }
+
+    fn kv_found(&self, call: &Call<'_>, key: &str, state: &State, waited: bool) -> Handled {
         let index = state.kv_index(key);
         let Some(entry) = state.kv_get(key) else { return Ok(Reply::empty(StatusCode::NOT_FOUND).at(index)) };
         if call.query.has("raw") {
@@ -45,10 +57,14 @@ impl Server {
                 .with_header("content-security-policy", "sandbox"));
         }
         // those who block come in numbers
-        if options.index == 0 && entry.value.len() < WORTH_KEEPING {
-            return Ok(entries(&[entry], call.pretty).at(index));
+        if !waited && entry.value.len() < WORTH_KEEPING {
+            return Ok(match call.pretty {
+                false => Reply::read(encoded(&[entry]), index, None),
+                true => entries(&[entry], true).at(index),
+            });
         }
-        Ok(self.shared(call, index, || Ok(entries(&[entry], call.pretty)))?.at(index))
+        let body = self.shared_body(call, index, || Ok(entries(&[entry], call.pretty)))?;
+        Ok(Reply::read(body, index, None))
     }
 
     async fn kv_recurse(&self, call: &Call<'_>) -> Handled {
@@ -168,6 +184,10 @@ fn entries<T: AsRef<KvEntry>>(entries: &[T], pretty: bool) -> Reply {
         let values: Vec<_> = entries.iter().map(|e| shown(e.as_ref(), true)).collect();
         return Reply::json(&values, true);
     }
+    Reply::encoded(encoded(entries))
+}
+
+fn encoded<T: AsRef<KvEntry>>(entries: &[T]) -> Bytes {
     let size = entries.iter().map(|e| 160 + e.as_ref().key.len() + e.as_ref().value.len() * 4 / 3).sum();
     let mut out = Vec::with_capacity(size);
     out.push(b'[');
@@ -178,7 +198,7 @@ fn entries<T: AsRef<KvEntry>>(entries: &[T], pretty: bool) -> Reply {
         write_entry(&mut out, entry.as_ref());
     }
     out.push(b']');
-    Reply::encoded(Bytes::from(out))
+    Bytes::from(out)
 }
 
 fn write_entry(out: &mut Vec<u8>, entry: &KvEntry) {

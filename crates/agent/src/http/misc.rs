@@ -13,6 +13,7 @@ use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
 use super::{Call, Server, VERSION};
 use crate::duration;
+use crate::feed::Level;
 use crate::state::config::ConfigEntry;
 use crate::state::local::Runner;
 use crate::state::{Command, Outcome, Table};
@@ -111,10 +112,17 @@ impl Server {
         }
         let gauge = |name, value| Gauge { name, value, labels: BTreeMap::new() };
         let state = self.engine.state();
+        let resident = resident_bytes().unwrap_or(0);
+        let with_ttl = state.sessions().filter(|session| !session.ttl.is_empty()).count() as u64;
         let answer = Metrics {
             timestamp: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string(),
             gauges: vec![
                 gauge("consul.raft.applied_index", state.index()),
+                gauge("consul.raft.last_index", state.index()),
+                // there is no garbage to collect: what the process holds is what it uses
+                gauge("consul.runtime.alloc_bytes", resident),
+                gauge("consul.runtime.sys_bytes", resident),
+                gauge("consul.session_ttl.active", with_ttl),
                 gauge("plinth.agent.nodes", state.nodes().count() as u64),
                 gauge("plinth.agent.waiting_queries", self.engine.waiting() as u64),
                 gauge("plinth.agent.read_only", u64::from(self.engine.read_only().is_some())),
@@ -126,15 +134,15 @@ impl Server {
         Ok(Reply::json(&answer, call.pretty))
     }
 
-    /// The agent's log goes where its program says, not to clients; a level that does not exist is refused as in Consul.
+    /// A stream that goes on until the client leaves.
     pub(super) fn agent_monitor(&self, call: &Call<'_>) -> Handled {
-        let level = call.query.filled("loglevel").unwrap_or("INFO").to_uppercase();
-        if !["TRACE", "DEBUG", "INFO", "WARN", "ERR", "ERROR"].contains(&level.as_str()) {
-            let given = call.query.get("loglevel").unwrap_or_default();
+        let given = call.query.get("loglevel").unwrap_or_default();
+        let Some(level) = Level::parse(if given.is_empty() { "INFO" } else { given }) else {
             return Err(Reply::bad(&format!("Bad request: Unknown log level: {given}")));
-        }
-        let text = "this agent's log is that of its program; it is not streamed to clients";
-        Err(Reply::text(StatusCode::NOT_IMPLEMENTED, text))
+        };
+        let mut reply = Reply::ok();
+        reply.lines = Some(self.engine.feed().read(level, call.query.has("logjson")));
+        Ok(reply)
     }
 
     pub(super) fn operator_raft(&self, call: &Call<'_>) -> Handled {
@@ -340,6 +348,13 @@ impl Server {
         let interest = || crate::engine::watch::Interest::One(crate::state::Topic::Table(table));
         self.wait(options, interest, |s| s.table_index(table)).await
     }
+}
+
+/// Of this process; none where the system does not say.
+fn resident_bytes() -> Option<u64> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 fn event_index(events: &[Event]) -> u64 {

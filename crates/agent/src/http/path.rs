@@ -8,8 +8,8 @@ use percent_encoding::percent_decode_str;
 
 use super::reply::Reply;
 
-pub(super) fn may_block(parts: &http::request::Parts) -> bool {
-    parts.method == Method::GET && parts.uri.query().is_some_and(|query| query.contains("index="))
+pub(super) fn may_block(method: &Method, uri: &Uri) -> bool {
+    *method == Method::GET && uri.query().is_some_and(|query| query.contains("index="))
 }
 
 /// Copies what lies in the connection's read buffer. A question that waits would keep that buffer from being used again: each
@@ -27,8 +27,8 @@ pub(super) fn detach(parts: &mut http::request::Parts) {
 }
 
 /// The decoded path. Nearly all are already what they decode and are cleaned to.
-pub(super) fn path_of(parts: &http::request::Parts) -> Result<Cow<'_, str>, Reply> {
-    let raw = parts.uri.path();
+pub(super) fn path_of<'a>(method: &Method, uri: &'a Uri) -> Result<Cow<'a, str>, Reply> {
+    let raw = uri.path();
     if raw.bytes().all(|b| b > b' ' && b < 0x7f && b != b'%') && !may_need_cleaning(raw) {
         return Ok(Cow::Borrowed(raw));
     }
@@ -41,7 +41,7 @@ pub(super) fn path_of(parts: &http::request::Parts) -> Result<Cow<'_, str>, Repl
         return Err(Reply::empty(StatusCode::BAD_REQUEST));
     }
     match cleaned(&decoded) {
-        Some(clean) => Err(moved(parts, &clean)),
+        Some(clean) => Err(moved(method, uri, &clean)),
         None => Ok(decoded),
     }
 }
@@ -86,7 +86,7 @@ fn cleaned(path: &str) -> Option<String> {
     Some(clean)
 }
 
-pub(super) fn moved(parts: &http::request::Parts, path: &str) -> Reply {
+pub(super) fn moved(method: &Method, uri: &Uri, path: &str) -> Reply {
     const KEEP: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
         .remove(b'/')
         .remove(b'-')
@@ -102,11 +102,11 @@ pub(super) fn moved(parts: &http::request::Parts, path: &str) -> Reply {
         .remove(b'=')
         .remove(b'@');
     let mut location = percent_encoding::utf8_percent_encode(path, KEEP).to_string();
-    if let Some(query) = parts.uri.query() {
+    if let Some(query) = uri.query() {
         location = format!("{location}?{query}");
     }
     let mut reply = Reply::empty(StatusCode::MOVED_PERMANENTLY).with_header("location", &location);
-    if parts.method == Method::GET || parts.method == Method::HEAD {
+    if *method == Method::GET || *method == Method::HEAD {
         reply = reply.with_header("content-type", "text/html; charset=utf-8");
         let shown = location.replace('&', "&amp;").replace('"', "&#34;");
         reply.body = Bytes::from(format!("<a href=\"{shown}\">Moved Permanently</a>.\n\n"));

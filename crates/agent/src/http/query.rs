@@ -45,6 +45,10 @@ impl Query {
         self.pairs.iter().map(|(name, value)| (&self.text[name.clone()], &self.text[value.clone()]))
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.pairs().any(|(n, _)| n == name)
     }
@@ -87,6 +91,9 @@ pub enum Consistency {
 }
 
 impl Consistency {
+    /// In their order.
+    pub const ALL: [Consistency; 3] = [Consistency::Leader, Consistency::Stale, Consistency::Consistent];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Consistency::Leader => "leader",
@@ -108,6 +115,9 @@ pub struct ReadOptions {
 
 impl ReadOptions {
     pub fn parse(query: &Query) -> Result<ReadOptions, Reply> {
+        if query.is_empty() {
+            return Ok(ReadOptions { index: 0, wait: DEFAULT_WAIT, consistency: Consistency::Leader });
+        }
         let consistency = consistency(query)?;
         Ok(ReadOptions { consistency, ..ReadOptions::waiting(query)? })
     }
@@ -132,7 +142,8 @@ impl ReadOptions {
             Some(text) if text.starts_with('+') => return Err(Reply::bad("Invalid index")),
             Some(text) => text.parse().map_err(|_| Reply::bad("Invalid index"))?,
         };
-        let jitter = wait.mul_f64(fastrand::f64() / 16.0);
+        // who does not wait needs no jitter
+        let jitter = if index == 0 { Duration::ZERO } else { wait.mul_f64(fastrand::f64() / 16.0) };
         Ok(ReadOptions { index, wait: wait + jitter, consistency: Consistency::Leader })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use super::filter::Filter;
@@ -81,6 +82,16 @@ impl Server {
     /// The answer to a read whose body is made of the question and of what moves `index`, and of nothing else: it is
     /// encoded once per change and shared by all who ask or wait for it.
     pub(super) fn shared(&self, call: &Call<'_>, index: u64, make: impl FnOnce() -> Handled) -> Handled {
+        self.shared_body(call, index, make).map(Reply::encoded)
+    }
+
+    /// The same, of which only the body is wanted.
+    pub(super) fn shared_body(
+        &self,
+        call: &Call<'_>,
+        index: u64,
+        make: impl FnOnce() -> Handled,
+    ) -> Result<Bytes, Reply> {
         let encode = || match make() {
             Ok(reply) if reply.status == StatusCode::OK => Ok(reply.body),
             Ok(reply) | Err(reply) => Err(reply),
@@ -91,7 +102,7 @@ impl Server {
             question
                 .push_str(itoa::Buffer::new().format(self.engine.state().table_index(Table::Coordinates)));
         }
-        self.cache.get_or_encode(&question, index, encode).map(Reply::encoded)
+        self.cache.get_or_encode(&question, index, encode)
     }
 
     /// The same for a read that the catalog answers: a refusal has its headers.
@@ -142,7 +153,6 @@ const ASKING: [&str; 10] =
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use http::Method;
 
     use super::super::route::Endpoint as E;

@@ -14,6 +14,7 @@ pub enum Endpoint {
     AgentForceLeave,
     AgentHealthById,
     AgentHealthByName,
+    AgentHost,
     AgentJoin,
     AgentLeave,
     AgentMaintenance,
@@ -80,6 +81,7 @@ pub enum Endpoint {
     StatusLeader,
     StatusPeers,
     Txn,
+    UiGatewayServices,
     UiNode,
     UiNodes,
     UiServices,
@@ -134,6 +136,7 @@ const ROUTES: &[(&str, &str, Endpoint)] = &[
     ("/v1/agent/force-leave/", "PUT", E::AgentForceLeave),
     ("/v1/agent/health/service/id/", "GET", E::AgentHealthById),
     ("/v1/agent/health/service/name/", "GET", E::AgentHealthByName),
+    ("/v1/agent/host", "GET", E::AgentHost),
     ("/v1/agent/join/", "PUT", E::AgentJoin),
     ("/v1/agent/leave", "PUT", E::AgentLeave),
     ("/v1/agent/maintenance", "PUT", E::AgentMaintenance),
@@ -180,6 +183,7 @@ const ROUTES: &[(&str, &str, Endpoint)] = &[
     ("/v1/health/service/", "GET", E::HealthService),
     ("/v1/health/state/", "GET", E::HealthState),
     ("/v1/internal/acl/authorize", "POST", E::Acl),
+    ("/v1/internal/ui/gateway-services-nodes/", "GET", E::UiGatewayServices),
     ("/v1/internal/ui/node/", "GET", E::UiNode),
     ("/v1/internal/ui/nodes", "GET", E::UiNodes),
     ("/v1/internal/ui/services", "GET", E::UiServices),
@@ -245,6 +249,7 @@ impl Endpoint {
             | E::HealthIngress
             | E::SessionInfo
             | E::SessionNode
+            | E::UiGatewayServices
             | E::UiNode
             | E::UiNodes
             | E::UiServices

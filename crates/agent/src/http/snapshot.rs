@@ -78,7 +78,11 @@ impl Server {
         let decoded = decoded.await.map_err(|error| Reply::internal(&error.to_string()))?;
         let records = decoded.map_err(|why| Reply::internal(&why))?;
         self.engine.write(Command::Restore(records)).await?;
-        tracing::info!(index = self.engine.state().index(), "restored a snapshot");
+        let index = self.engine.state().index();
+        tracing::info!(index, "restored a snapshot");
+        self.engine.feed().tell(crate::feed::Level::Info, "agent.snapshot", "restored a snapshot", || {
+            vec![("index", index.to_string())]
+        });
         let own = crate::agent::own_registration(&self.identity);
         self.engine.write(Command::Register(Box::new(own))).await?;
         if self.connect {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::StatusCode;
 use serde::Serialize;
-use serde_json::Map;
 
+use super::config_entry::{GatewayService, gateway_services};
 use super::filter::fields;
 use super::health::ServiceEntry;
 use super::query::ReadOptions;
@@ -41,7 +41,7 @@ struct Summary {
     kind: String,
     name: String,
     tags: Option<BTreeSet<String>>,
-    nodes: Vec<String>,
+    nodes: Option<Vec<String>>,
     instance_count: usize,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     proxy_for: Vec<String>,
@@ -49,7 +49,15 @@ struct Summary {
     checks_warning: usize,
     checks_critical: usize,
     external_sources: Option<Vec<String>>,
-    gateway_config: Map<String, serde_json::Value>,
+    gateway_config: GatewayConfig,
+}
+
+/// Where a service is reached through a gateway.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct GatewayConfig {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    addresses: Vec<String>,
 }
 
 fn index_of(state: &State) -> u64 {
@@ -97,6 +105,41 @@ impl Server {
         let all: Vec<Summary> = summaries.into_values().collect();
         Ok(Reply::json(&all, call.pretty).at(index_of(&state)))
     }
+
+    /// The services behind a gateway. One that it lists twice counts twice, as in Consul.
+    pub(super) async fn ui_gateway_services(&self, call: &Call<'_>) -> Handled {
+        let options = ReadOptions::parse(&call.query)?;
+        if call.rest.is_empty() {
+            return Err(Reply::bad("Missing gateway name"));
+        }
+        let tables = [Table::Config, Table::Nodes, Table::Services, Table::Checks];
+        let index_of = |s: &State| tables.iter().map(|table| s.table_index(*table)).max().unwrap_or(1);
+        let interest = || Interest::Any(tables.map(Topic::Table).to_vec());
+        let state = self.wait(&options, interest, index_of).await;
+        let mut summaries: BTreeMap<String, Summary> = BTreeMap::new();
+        for row in gateway_services(&state, call.rest) {
+            let name = &row.service.name;
+            let summary = summaries.entry(name.clone()).or_default();
+            summary.name.clone_from(name);
+            for address in addresses(&row, self.datacenter()) {
+                if !summary.gateway_config.addresses.contains(&address) {
+                    summary.gateway_config.addresses.push(address);
+                }
+            }
+            super::health::raw_entries(&state, name, false).iter().for_each(|entry| summary.add(entry));
+        }
+        let all: Vec<Summary> = summaries.into_values().collect();
+        Ok(Reply::json(&all, call.pretty).at(index_of(&state)))
+    }
+}
+
+/// What Consul's DNS calls a service behind an ingress gateway, when the gateway names no host for it.
+fn addresses<'a>(row: &'a GatewayService, datacenter: &'a str) -> impl Iterator<Item = String> + 'a {
+    let own = format!("{}.ingress.{datacenter}.consul.", row.service.name);
+    let hosts = row.hosts.clone().unwrap_or_else(|| vec![own]);
+    row.port
+        .into_iter()
+        .flat_map(move |port| hosts.clone().into_iter().map(move |host| format!("{host}:{port}")))
 }
 
 fn view<'a>(state: &'a State, node: &'a Node) -> NodeView<'a> {
@@ -116,8 +159,9 @@ impl Summary {
         let service = &entry.service;
         self.kind.clone_from(&service.kind);
         self.name.clone_from(&service.service);
-        let at = self.nodes.partition_point(|known| *known <= entry.node.node);
-        self.nodes.insert(at, entry.node.node.clone());
+        let nodes = self.nodes.get_or_insert_default();
+        let at = nodes.partition_point(|known| *known <= entry.node.node);
+        nodes.insert(at, entry.node.node.clone());
         self.instance_count += 1;
         if service.tags.iter().flatten().next().is_some() {
             self.tags.get_or_insert_default().extend(service.tags.iter().flatten().cloned());

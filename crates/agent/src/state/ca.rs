@@ -27,6 +27,9 @@ pub struct Root {
     pub key_bits: u32,
     /// The certificate of this root's key signed by the root before it: who trusts only that one trusts leaves too.
     pub cross_signed: Option<String>,
+    /// Made elsewhere and given with its key: it is not replaced by itself.
+    #[serde(default)]
+    pub external: bool,
     pub active: bool,
     pub create_index: u64,
     pub modify_index: u64,
@@ -99,10 +102,15 @@ impl State {
                 old.modify_index = change.index;
             }
             let mut root = root.clone();
+            // one that was here before comes back as itself
+            let known = authority.roots.iter().position(|old| old.id == root.id);
+            let known = known.map(|at| authority.roots.remove(at));
             root.active = true;
-            root.create_index = change.index;
+            root.create_index = known.map_or(change.index, |known| known.create_index);
             root.modify_index = change.index;
-            authority.serial = authority.serial.max(root.serial);
+            // the number of one made elsewhere is not of this authority; that of its certificate by the root before is
+            let own = if root.external { authority.serial + 1 } else { root.serial };
+            authority.serial = authority.serial.max(own);
             authority.roots.push(root);
         }
         self.authority = Some(Arc::new(authority));

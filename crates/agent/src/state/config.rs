@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Change, State, Table, under};
+use super::{Change, State, Table, join, under};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ConfigEntry {
@@ -18,8 +18,8 @@ pub struct ConfigEntry {
     pub modify_index: u64,
 }
 
-fn key(kind: &str, name: &str) -> Arc<str> {
-    Arc::from(format!("{kind}\0{name}"))
+pub(super) fn key(kind: &str, name: &str) -> Arc<str> {
+    join(&[kind, name])
 }
 
 impl State {

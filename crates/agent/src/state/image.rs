@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ca::Authority;
-use super::config::ConfigEntry;
+use super::config::{self, ConfigEntry};
 use super::coordinates::Coordinate;
 use super::intentions::Intention;
 use super::kv::session_key;
@@ -161,7 +161,7 @@ impl State {
                 self.queries.insert(Arc::from(query.id.as_str()), query);
             }
             Record::Config(entry) => {
-                self.config.insert(Arc::from(format!("{}\0{}", entry.kind, entry.name)), entry);
+                self.config.insert(config::key(&entry.kind, &entry.name), entry);
             }
             Record::Intention(intention) => {
                 self.intentions.insert(Arc::from(intention.id.as_str()), intention);
