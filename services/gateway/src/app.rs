@@ -111,8 +111,14 @@ async fn start_with(
         }
         _ => None,
     };
-    let configurator =
-        Arc::new(Configurator::new(secrets, store, compiler, workers.clone(), certificates, metrics.clone()));
+    let configurator = Arc::new(Configurator::new(
+        secrets,
+        store,
+        compiler,
+        workers.clone(),
+        certificates,
+        metrics.clone(),
+    )?);
     let configured = context.readiness.condition("configuration");
     configurator.load(&settings.config, false).await?;
 

@@ -28,9 +28,12 @@ pub enum Error {
     /// Listeners of the process before, or of systemd.
     #[error(transparent)]
     Handover(#[from] crate::handover::HandoverError),
-    /// A worker thread could not be started.
-    #[error("cannot start a worker")]
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
     Worker(#[source] std::io::Error),
+    /// Reading or compiling a configuration ended in a panic; the running one stays.
+    #[error("the configuration could not be taken in: an internal fault, see the log")]
+    Loader,
     /// Metrics are registered twice.
     #[error("cannot register metrics")]
     Metrics(#[from] prometheus::Error),

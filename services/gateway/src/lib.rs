@@ -16,6 +16,7 @@ pub mod handover;
 pub mod identity;
 pub mod kong_metrics;
 pub mod listen;
+pub mod loader;
 pub mod metrics;
 pub mod plugins;
 pub mod proxy;

@@ -16,6 +16,7 @@ use crate::certificates::Certificates;
 use crate::compile::Compiler;
 use crate::compile::changes::same;
 use crate::error::Error;
+use crate::loader::Loader;
 use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::settings::ConfigSource;
@@ -46,6 +47,7 @@ pub enum Applied {
 /// Applies configurations, one at a time.
 #[derive(Debug)]
 pub struct Configurator {
+    loader: Loader,
     line: tokio::sync::Mutex<Line>,
     workers: Arc<Workers>,
     certificates: Option<Arc<Certificates>>,
@@ -77,8 +79,10 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 const WARNINGS: usize = 20;
 
 impl Configurator {
-    /// Nothing applied yet.
-    #[must_use]
+    /// Nothing applied yet. To be called in a runtime.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
     pub fn new(
         secrets: Secrets,
         store: Option<Store>,
@@ -86,8 +90,9 @@ impl Configurator {
         workers: Arc<Workers>,
         certificates: Option<Arc<Certificates>>,
         metrics: Metrics,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            loader: Loader::start()?,
             line: tokio::sync::Mutex::new(Line { reloader: Reloader::new(secrets), compiler }),
             workers,
             certificates,
@@ -99,7 +104,18 @@ impl Configurator {
             store,
             stored: AtomicU64::new(0),
             taking: tokio::sync::Mutex::default(),
-        }
+        })
+    }
+
+    /// Does lasting work on the thread that configurations are loaded on.
+    ///
+    /// # Errors
+    /// When it panicked.
+    pub async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.loader.run(async move { work() }).await
     }
 
     /// The running snapshot.
@@ -125,14 +141,15 @@ impl Configurator {
     /// # Errors
     /// All faults of the text, or what could not be compiled; the running configuration stays.
     pub async fn offer(
-        &self,
-        text: &str,
+        self: &Arc<Self>,
+        text: Arc<str>,
         format: Format,
         origin: &str,
         unless_same: bool,
     ) -> Result<Applied, Error> {
-        let hash = hash(text);
-        let outcome = self.apply(text, format, origin, hash, unless_same).await;
+        let (own, from) = (Arc::clone(self), origin.to_owned());
+        let work = async move { own.apply(&text, format, &from, unless_same).await };
+        let outcome = self.loader.run(work).await.and_then(std::convert::identity);
         let result = match &outcome {
             Ok(Applied::New(_)) => "applied",
             Ok(Applied::Same) => "unchanged",
@@ -153,13 +170,19 @@ impl Configurator {
     ///
     /// # Errors
     /// As [`Self::offer`], and what config-service says.
-    pub async fn post(&self, text: &str, format: Format, unless_same: bool) -> Result<Applied, Error> {
+    pub async fn post(
+        self: &Arc<Self>,
+        text: Arc<str>,
+        format: Format,
+        unless_same: bool,
+    ) -> Result<Applied, Error> {
         const ORIGIN: &str = "Admin API";
         let Some(store) = &self.store else { return self.offer(text, format, ORIGIN, unless_same).await };
-        if unless_same && self.current().hash == hash(text) {
+        if unless_same && self.current().hash == hash(&text) {
             return Ok(Applied::Same);
         }
-        self.check(text, format, ORIGIN).await?;
+        let (own, checked) = (Arc::clone(self), Arc::clone(&text));
+        self.loader.run(async move { own.check(&checked, format, ORIGIN).await }).await??;
         let stored = store.publish(text, format).await?;
         self.take(store, stored).await
     }
@@ -179,20 +202,21 @@ impl Configurator {
     }
 
     /// Applies what config-service holds, unless something newer from there runs.
-    async fn take(&self, store: &Store, stored: Stored) -> Result<Applied, Error> {
+    async fn take(self: &Arc<Self>, store: &Store, stored: Stored) -> Result<Applied, Error> {
         let _turn = self.taking.lock().await;
         if stored.item <= self.stored.load(Ordering::Acquire) {
             // it came by the watch already, or something newer did
             return Ok(Applied::New(self.current()));
         }
-        let applied = self.offer(&stored.text, stored.head.format(), &store.origin(), false).await?;
+        let applied =
+            self.offer(Arc::clone(&stored.text), stored.head.format(), &store.origin(), false).await?;
         self.stored.fetch_max(stored.item, Ordering::AcqRel);
         store.keep(&stored).await;
         Ok(applied)
     }
 
     /// The first configuration from config-service, or the copy of the last one when it is away.
-    async fn load_stored(&self, store: &Store) -> Result<(), Error> {
+    async fn load_stored(self: &Arc<Self>, store: &Store) -> Result<(), Error> {
         let reached = match store.head().await {
             Ok(None) => {
                 tracing::warn!(
@@ -217,7 +241,7 @@ impl Configurator {
                     return Ok(());
                 };
                 let origin = format!("{} (copy)", store.origin());
-                self.offer(&stored.text, stored.head.format(), &origin, false).await?;
+                self.offer(Arc::clone(&stored.text), stored.head.format(), &origin, false).await?;
                 self.stored.fetch_max(stored.item, Ordering::AcqRel);
                 Ok(())
             }
@@ -225,7 +249,7 @@ impl Configurator {
     }
 
     /// Follows config-service until told to stop. What cannot be had whole is tried again until something newer comes.
-    async fn follow_stored(&self, store: &Store, mut hangup: Signal, stop: CancellationToken) {
+    async fn follow_stored(self: &Arc<Self>, store: &Store, mut hangup: Signal, stop: CancellationToken) {
         let mut states = store.watch();
         let mut again = false;
         loop {
@@ -273,9 +297,9 @@ impl Configurator {
         text: &str,
         format: Format,
         origin: &str,
-        hash: String,
         unless_same: bool,
     ) -> Result<Applied, Error> {
+        let hash = hash(text);
         let began = Instant::now();
         let mut line = self.line.lock().await;
         let Line { reloader, compiler } = &mut *line;
@@ -333,7 +357,7 @@ impl Configurator {
     ///
     /// # Errors
     /// As [`Self::offer`], and a file that cannot be read.
-    pub async fn load(&self, source: &ConfigSource, unless_same: bool) -> Result<(), Error> {
+    pub async fn load(self: &Arc<Self>, source: &ConfigSource, unless_same: bool) -> Result<(), Error> {
         match source {
             ConfigSource::None => Ok(()),
             ConfigSource::Store(_) => match &self.store {
@@ -341,6 +365,7 @@ impl Configurator {
                 None => Ok(()),
             },
             ConfigSource::Text(text) => {
+                let text = Arc::from(text.as_str());
                 self.offer(text, Format::Yaml, "KONG_DECLARATIVE_CONFIG_STRING", unless_same).await.map(drop)
             }
             ConfigSource::File(path) => {
@@ -349,7 +374,9 @@ impl Configurator {
                 let stamp = stamp(source).await;
                 *self.seen.lock() = stamp;
                 match tokio::fs::read_to_string(path).await {
-                    Ok(text) => self.offer(&text, Format::of(&origin), &origin, unless_same).await.map(drop),
+                    Ok(text) => {
+                        self.offer(text.into(), Format::of(&origin), &origin, unless_same).await.map(drop)
+                    }
                     Err(source) => {
                         let error = Error::ReadConfig { path: path.clone(), source };
                         self.metrics.last_reload_ok.set(0);
@@ -422,7 +449,11 @@ impl Configurator {
                 _ = look.tick() => {}
             }
             self.metrics.endpoints.reset();
-            self.retired.lock().retain(|snapshot| Arc::strong_count(snapshot) > 1);
+            let unused: Vec<Arc<Snapshot>> =
+                self.retired.lock().extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
+            if !unused.is_empty() {
+                self.loader.free(unused);
+            }
             for (name, upstream) in self.current().upstreams.iter() {
                 upstream.sweep(std::time::Instant::now());
                 let endpoints = upstream.endpoints();

@@ -6,6 +6,7 @@
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use plinth_core::config_client::{ConfigClient, ConfigSettings, Expect, Item, Known, Written};
@@ -78,7 +79,7 @@ pub struct Stored {
     /// What the key holds.
     pub head: Head,
     /// The text.
-    pub text: String,
+    pub text: Arc<str>,
 }
 
 /// The configuration in config-service.
@@ -131,7 +132,7 @@ impl Store {
     ///
     /// # Errors
     /// A chunk is missing, or all of them are not that text.
-    pub async fn text(&self, head: &Head) -> Result<String, Error> {
+    pub async fn text(&self, head: &Head) -> Result<Arc<str>, Error> {
         let mut text = String::with_capacity(head.size);
         for number in 0..head.chunks {
             let key = self.chunk_key(&head.sha256, number);
@@ -150,16 +151,16 @@ impl Store {
                 head.sha256
             )));
         }
-        Ok(text)
+        Ok(text.into())
     }
 
     /// Writes a text, after whatever is there.
     ///
     /// # Errors
     /// The service does not take it; then nothing has changed.
-    pub async fn publish(&self, text: &str, format: Format) -> Result<Stored, Error> {
-        let sha256 = sha256(text);
-        let pieces = chunks(text);
+    pub async fn publish(&self, text: Arc<str>, format: Format) -> Result<Stored, Error> {
+        let sha256 = sha256(&text);
+        let pieces = chunks(&text);
         for (number, piece) in pieces.iter().enumerate() {
             let value = Value::String((*piece).to_owned());
             self.client.write(&self.chunk_key(&sha256, number), &value, Expect::Anything).await?;
@@ -180,7 +181,7 @@ impl Store {
             if let Written::As(item) = self.client.write(&self.key, &value, expect).await? {
                 let old = before.and_then(|(_, head)| head.before);
                 self.forget(old, &head).await;
-                return Ok(Stored { item, head, text: text.to_owned() });
+                return Ok(Stored { item, head, text: Arc::clone(&text) });
             }
         }
         Err(Error::StoredConfig(format!("{}: others wrote it {TRIES} times in between", self.key)))

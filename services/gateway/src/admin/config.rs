@@ -1,10 +1,14 @@
 //! `/config`: the whole configuration, read and replaced.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State as Extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
 use plinth_kit::problem::Problem;
 use plinth_kong::Format;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
@@ -26,12 +30,14 @@ use crate::reload::Applied;
     ),
 )]
 pub async fn show(Extract(state): Extract<State>) -> Response {
-    let snapshot = state.0.configurator.current();
-    match snapshot.config.to_document() {
+    let configurator = &state.0.configurator;
+    let snapshot = configurator.current();
+    let document = move || match snapshot.config.to_document() {
         // JSON is YAML
         Ok(document) => Json(json!({"config": document.to_string()})).into_response(),
         Err(error) => internal(&error),
-    }
+    };
+    configurator.aside(document).await.unwrap_or_else(|error| internal(&error))
 }
 
 /// Replace the whole configuration
@@ -70,9 +76,15 @@ pub async fn replace(
     let truthy = |flag: &String| ["1", "true", "on", "yes"].contains(&flag.to_lowercase().as_str());
     let unless_same = query.get("check_hash").is_some_and(|flag| flag == "1" || flag == "true");
     let flatten = query.get("flatten_errors").is_some_and(truthy);
-    match state.0.configurator.post(&text, format, unless_same).await {
+    drop(body);
+    let text: Arc<str> = text.into();
+    let configurator = &state.0.configurator;
+    match configurator.post(Arc::clone(&text), format, unless_same).await {
         Ok(Applied::Same) => StatusCode::NOT_MODIFIED.into_response(),
-        Ok(Applied::New(snapshot)) => (StatusCode::CREATED, Json(Entities(&snapshot.config))).into_response(),
+        Ok(Applied::New(snapshot)) => {
+            let answer = configurator.aside(move || entities(&snapshot.config)).await;
+            answer.unwrap_or_else(|error| internal(&error))
+        }
         Err(Error::Config { faults, .. }) => {
             let mut body = refused(&faults);
             if flatten {
@@ -91,6 +103,44 @@ pub async fn replace(
             });
             (StatusCode::BAD_REQUEST, Json(body)).into_response()
         }
+    }
+}
+
+/// All entities that run now. Ten thousand routes make five megabytes: they are written in pieces, since one buffer that
+/// doubles would take twice that.
+fn entities(config: &plinth_kong::Config) -> Response {
+    let mut pieces = Pieces::default();
+    if let Err(error) = serde_json::to_writer(&mut pieces, &Entities(config)) {
+        return internal(&error);
+    }
+    let length = pieces.0.iter().map(BytesMut::len).sum::<usize>();
+    let pieces = pieces.0.into_iter().map(|piece| Ok::<_, Infallible>(piece.freeze()));
+    let headers =
+        [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, length.to_string())];
+    (StatusCode::CREATED, headers, Body::from_stream(futures_util::stream::iter(pieces))).into_response()
+}
+
+/// Takes what is written in buffers of one size.
+#[derive(Default)]
+struct Pieces(Vec<BytesMut>);
+
+impl Pieces {
+    const SIZE: usize = 64 * 1024;
+}
+
+impl std::io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.last().is_none_or(|piece| piece.len() == Self::SIZE) {
+            self.0.push(BytesMut::with_capacity(Self::SIZE));
+        }
+        let Some(piece) = self.0.last_mut() else { return Ok(0) };
+        let taken = bytes.len().min(Self::SIZE - piece.len());
+        piece.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -176,7 +226,7 @@ fn part<'t>(text: &'t str, boundary: &str) -> Option<&'t str> {
     })
 }
 
-fn internal(error: &serde_json::Error) -> Response {
-    tracing::error!(%error, "configuration cannot be written as JSON");
+fn internal(error: &(dyn std::error::Error + 'static)) -> Response {
+    tracing::error!(error = plinth_kit::problem::chain(error), "the configuration cannot be shown");
     Message::answer(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred")
 }
