@@ -37,19 +37,19 @@ fn check(file: &Path, output: Output, all: bool) -> Result<(), Failure> {
     let format = Format::of(&file.to_string_lossy());
     // what is not set here may be where the gateway runs
     let secrets = plinth_kong::Secrets::optional(|name| std::env::var(name).ok());
-    let loaded = match plinth_kong::load_with(&text, format, &secrets) {
-        Ok(loaded) => loaded,
-        Err(faults) if output == Output::Json => {
-            print::json(&json!({ "valid": false, "faults": faults.to_string() }));
-            return Err(Failure::no(format!("{} is refused", file.display())));
+    let refused = |faults: String| {
+        if output == Output::Json {
+            print::json(&json!({ "valid": false, "faults": faults }));
+            return Failure::no(format!("{} is refused", file.display()));
         }
-        Err(faults) => {
-            return Err(Failure::no(format!(
-                "error parsing declarative config file {}:\n{faults}",
-                file.display()
-            )));
-        }
+        Failure::no(format!("error parsing declarative config file {}:\n{faults}", file.display()))
     };
+    let loaded = plinth_kong::load_with(&text, format, &secrets).map_err(|f| refused(f.to_string()))?;
+    let faults = gateway::compile::check::faults(&loaded.config);
+    if !faults.is_empty() {
+        let lines: Vec<String> = faults.iter().map(|fault| plinth_kit::problem::chain(fault)).collect();
+        return Err(refused(lines.join("\n")));
+    }
     if output == Output::Json {
         let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         print::json(&json!({ "valid": true, "fields": loaded.report.fields, "warnings": warnings }));

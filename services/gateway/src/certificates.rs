@@ -99,17 +99,7 @@ impl Certificates {
     pub fn names(&self, config: &Config) -> Result<Names, Error> {
         let mut names = HashMap::new();
         for certificate in &config.certificates {
-            let of = certificate.id.to_string();
-            let bad = |what: &'static str| {
-                let of = of.clone();
-                move |source| Error::Pem { what, of, source }
-            };
-            let chain = CertificateDer::pem_slice_iter(certificate.cert.as_bytes())
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(bad("certificate"))?;
-            let key =
-                PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).map_err(bad("certificate key"))?;
-            let pair = Arc::new(CertifiedKey::from_der(chain, key, &self.provider)?);
+            let pair = Arc::new(given(certificate, &self.provider)?);
             for sni in config.snis.iter().filter(|sni| sni.certificate == certificate.id) {
                 names.insert(sni.name.to_ascii_lowercase(), pair.clone());
             }
@@ -178,6 +168,22 @@ type Times = [Option<SystemTime>; 2];
 /// Through symbolic links, as Kubernetes replaces mounted secrets.
 fn times(cert: &Path, key: &Path) -> Times {
     [cert, key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok())
+}
+
+/// A certificate of the configuration with its key.
+///
+/// # Errors
+/// PEM texts that do not hold a certificate and its key.
+pub fn given(
+    certificate: &plinth_kong::Certificate,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, Error> {
+    let bad = |what: &'static str| move |source| Error::Pem { what, of: certificate.id.to_string(), source };
+    let chain = CertificateDer::pem_slice_iter(certificate.cert.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(bad("certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).map_err(bad("certificate key"))?;
+    Ok(CertifiedKey::from_der(chain, key, provider)?)
 }
 
 /// A chain and its key.

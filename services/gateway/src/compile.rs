@@ -3,6 +3,7 @@
 //! router but for the changed routes. So the cost of a change goes with its size.
 
 pub mod changes;
+pub mod check;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -350,6 +350,14 @@ impl Runtime {
     }
 }
 
+/// Credentials that authentication plugins could not use.
+#[must_use]
+pub fn credential_faults(config: &Config) -> Vec<String> {
+    let mut faults = Vec::new();
+    auth::Directory::new(config, &mut faults);
+    faults
+}
+
 /// One configured plugin and what it was compiled to; nothing when it does not run.
 #[derive(Clone, Debug)]
 pub(in crate::plugins) struct Built {
