@@ -266,6 +266,12 @@ fn gateway_commands(house: &House, folder: &Path) {
     let check = house.run(&["gateway", "check", &broken, "--output", "json"]);
     assert_eq!(check.status.code(), Some(1), "{check:?}");
     assert_eq!(serde_json::from_slice::<Value>(&check.stdout).unwrap()["valid"], false);
+    // valid for Kong, but not what the gateway takes
+    let text = "_format_version: \"3.0\"\nupstreams: [{name: a, tags: [\"plinth.breaker:ratoi=5\"]}]\n";
+    std::fs::write(&broken, text).unwrap();
+    let check = house.run(&["gateway", "check", &broken]);
+    assert_eq!(check.status.code(), Some(1), "{check:?}");
+    assert!(String::from_utf8_lossy(&check.stderr).contains("plinth.breaker:ratoi=5"), "{check:?}");
     let none = house.run(&["gateway", "check", "/nowhere/kong.yml"]);
     assert_eq!(none.status.code(), Some(64), "{none:?}");
     let status = house.text(&["gateway", "status"]);

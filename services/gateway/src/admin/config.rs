@@ -77,7 +77,6 @@ pub async fn replace(
     let unless_same = query.get("check_hash").is_some_and(|flag| flag == "1" || flag == "true");
     let flatten = query.get("flatten_errors").is_some_and(truthy);
     drop(body);
-    let text: Arc<str> = text.into();
     let configurator = &state.0.configurator;
     match configurator.post(Arc::clone(&text), format, unless_same).await {
         Ok(Applied::Same) => StatusCode::NOT_MODIFIED.into_response(),
@@ -188,31 +187,31 @@ fn refused(faults: &plinth_kong::Faults) -> Value {
 }
 
 /// The document in a body: JSON, YAML, or either of them in `config` of JSON or a form.
-fn document_of(headers: &HeaderMap, body: &Bytes) -> Option<(String, Format)> {
+fn document_of(headers: &HeaderMap, body: &Bytes) -> Option<(Arc<str>, Format)> {
     let text = std::str::from_utf8(body).ok().filter(|text| !text.trim().is_empty())?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if let Some((_, boundary)) =
         kind.split_once("boundary=").filter(|_| kind.starts_with("multipart/form-data"))
     {
-        return part(text, boundary.trim_matches('"')).map(|text| (text.to_owned(), Format::Yaml));
+        return part(text, boundary.trim_matches('"')).map(|text| (text.into(), Format::Yaml));
     }
     if kind.starts_with("application/x-www-form-urlencoded")
         && let Some((_, config)) = super::pairs(text).find(|(name, _)| name == "config")
     {
-        return Some((config, Format::Yaml));
+        return Some((config.into(), Format::Yaml));
     }
     if !kind.starts_with("application/json") {
-        return Some((text.to_owned(), Format::Yaml));
+        return Some((text.into(), Format::Yaml));
     }
     match serde_json::from_str::<Value>(text) {
         Ok(value) => match value.get("config") {
             Some(Value::String(inner)) if value.get("_format_version").is_none() => {
-                (!inner.trim().is_empty()).then(|| (inner.clone(), Format::Yaml))
+                (!inner.trim().is_empty()).then(|| (inner.as_str().into(), Format::Yaml))
             }
             _ if value.as_object().is_some_and(serde_json::Map::is_empty) => None,
-            _ => Some((text.to_owned(), Format::Json)),
+            _ => Some((text.into(), Format::Json)),
         },
-        Err(_) => Some((text.to_owned(), Format::Json)),
+        Err(_) => Some((text.into(), Format::Json)),
     }
 }
 
