@@ -26,6 +26,7 @@ mod connect;
 mod coordinates;
 mod decode;
 mod dispatch;
+mod events;
 mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzed;
@@ -99,7 +100,7 @@ pub(crate) struct Server {
     compressor: Arc<Compressor>,
     prefixes: Arc<PrefixIndexes>,
     pub runners: tokio::sync::watch::Sender<u64>,
-    events: tokio::sync::watch::Sender<Vec<misc::Event>>,
+    events: tokio::sync::watch::Sender<events::Events>,
 }
 
 /// A request without its body.
@@ -132,7 +133,7 @@ impl Server {
         connect: bool,
     ) -> Server {
         let (runners, _) = tokio::sync::watch::channel(0);
-        let (events, _) = tokio::sync::watch::channel(Vec::new());
+        let (events, _) = tokio::sync::watch::channel(events::Events::default());
         Server {
             engine,
             timers,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use plinth_core::health::Prober;
+use plinth_core::health::{OUTPUT_LIMIT, Prober};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -19,14 +19,16 @@ use crate::state::{Command, State, Table, Topic};
 
 mod probe;
 
+/// What the answer's body follows in an output.
+const BODY: &str = " Output: ";
 /// An alias check looks again at least this often.
 const MIRROR_EVERY: Duration = Duration::from_secs(60);
 
 struct Running {
     target: Definition,
     runner: Runner,
-    /// Results before a change: to passing, to critical.
-    before: (u32, u32),
+    /// Results before a change: to passing, to critical; and how much of an output is kept.
+    before: (u32, u32, usize),
     task: JoinHandle<()>,
 }
 
@@ -54,7 +56,8 @@ pub(crate) async fn run(engine: Arc<Engine>, node: String, mut changed: watch::R
                 DiffItem::Update { new: (_, check), .. } => check,
             };
             let id = &check.check.check_id;
-            let before = (check.success_before_passing, check.failures_before_critical);
+            let before =
+                (check.success_before_passing, check.failures_before_critical, check.output_max_size);
             let same =
                 |r: &Running| r.target == check.target && r.runner == check.runner && r.before == before;
             if running.get(id).is_some_and(same) {
@@ -121,7 +124,11 @@ async fn probe_for_ever(
             good >= check.success_before_passing
         };
         if enough {
-            let output = probe::told(&target, &seen);
+            let mut output = probe::told(&target, &seen);
+            if let Some(at) = output.find(BODY).filter(|_| seen.http_status.is_some()) {
+                let longest = at + BODY.len() + check.longest_output(OUTPUT_LIMIT);
+                output.truncate(output.floor_char_boundary(longest));
+            }
             report(&engine, &node, &check.check.check_id, seen.status.as_str(), output).await;
         }
     }

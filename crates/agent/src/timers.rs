@@ -213,6 +213,7 @@ mod tests {
             deregister_after: Some(Duration::from_secs(1)),
             critical_since: Some(since),
             success_before_passing: 0,
+            output_max_size: 0,
             failures_before_critical: 0,
         };
         let register = Command::AgentService {

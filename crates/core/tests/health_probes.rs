@@ -51,7 +51,8 @@ async fn http_output_reads_as_consuls() {
     assert_eq!(outcome.output, format!("HTTP GET {}: 200 OK Output: ok", url(&upstream)));
     upstream.respond(|_| async { Response::new(Full::from("x".repeat(1 << 20))) });
     let outcome = look(&ProbeTarget::http(url(&upstream))).await;
-    assert_eq!((outcome.status, outcome.output.len()), (Status::Passing, OUTPUT_LIMIT));
+    let output = format!("HTTP GET {}: 200 OK Output: {}", url(&upstream), "x".repeat(OUTPUT_LIMIT));
+    assert_eq!((outcome.status, outcome.output), (Status::Passing, output));
 }
 
 #[tokio::test]
@@ -77,6 +78,24 @@ async fn http_sends_what_it_was_told() {
     assert_eq!(request.headers().get_all("x-probe").iter().count(), 2);
     assert_eq!(request.headers()["connection"], "close");
     assert_eq!(&request.body()[..], b"ping");
+}
+
+#[tokio::test]
+async fn credentials_of_a_url_are_sent() {
+    let upstream = Upstream::start().await;
+    look(&ProbeTarget::http(format!("http://u%3A:p@{}/", upstream.addr))).await;
+    let own = ProbeTarget::Http {
+        url: format!("http://u:p@{}/", upstream.addr),
+        method: "GET".to_owned(),
+        headers: vec![("Authorization".to_owned(), "Bearer t".to_owned())],
+        body: String::new(),
+        tls_skip_verify: false,
+        ca: None,
+    };
+    look(&own).await;
+    let sent: Vec<_> = upstream.requests().iter().map(|r| r.headers()["authorization"].clone()).collect();
+    // "u::p", and a header that was asked for goes first
+    assert_eq!(sent, ["Basic dTo6cA==", "Bearer t"]);
 }
 
 #[tokio::test]

@@ -136,13 +136,11 @@ impl Server {
             Some(nested) => Some(self.sidecar(&service, nested)?),
             None => None,
         };
-        let definitions: Vec<AgentCheck> = one
-            .into_iter()
-            .chain(more)
-            .map(|value| decode::agent_check(value, Form::Inside))
-            .filter(|c| !matches!(c, Ok(c) if c.is_empty()))
-            .collect::<Result<_, _>>()
-            .map_err(failed)?;
+        // an empty one is none where there can be only one
+        let one = one.map(|value| decode::agent_check(value, Form::Inside));
+        let one = one.into_iter().filter(|c| !matches!(c, Ok(c) if c.is_empty()));
+        let more = more.into_iter().map(|value| decode::agent_check(value, Form::Inside));
+        let definitions: Vec<AgentCheck> = one.chain(more).collect::<Result<_, _>>().map_err(failed)?;
         let total = definitions.len();
         let checks = definitions
             .into_iter()
@@ -156,7 +154,7 @@ impl Server {
                 node: self.node_name().to_owned(),
                 service: Box::new(LocalService { service }),
                 checks,
-                replace_checks: matches!(replace, Some("" | "true" | "1")),
+                replace_checks: matches!(replace, Some("" | "true")),
             })
             .await?;
         self.checks_changed(&armed);
@@ -244,6 +242,7 @@ impl Server {
             critical_since: None,
             success_before_passing: check.success_before_passing,
             failures_before_critical: check.failures_before_critical,
+            output_max_size: usize::try_from(check.output_max_size).unwrap_or(0),
         }
     }
 
@@ -281,6 +280,10 @@ impl Server {
         let node = self.node_name().to_owned();
         let reason = call.query.get("reason").unwrap_or_default();
         let check = Box::new(LocalCheck::maintenance(&node, service, reason));
+        if enable && self.engine.state().local_check(&check.check.check_id).is_some() {
+            // the first reason stays
+            return Ok(Reply::ok());
+        }
         let command = if enable {
             Command::AgentCheck { node, check }
         } else {
@@ -362,7 +365,7 @@ pub(super) fn check_service(service: &Service) -> Result<(), Reply> {
         return Err(Reply::bad("Invalid Weights: Warning must be greater or equal than 0"));
     }
     if service.weights.passing > 65535 || service.weights.warning > 65535 {
-        return Err(Reply::bad("Invalid Weights: Passing and Warning must be less or equal than 65535"));
+        return Err(Reply::bad("Invalid Weights: DNS Weight must be between 0 and 65535"));
     }
     Ok(())
 }
@@ -404,7 +407,7 @@ pub(super) fn finish_service(service: &mut Service) {
     for upstream in upstreams.into_iter().flatten().filter_map(Value::as_object_mut) {
         upstream.entry("DestinationType").or_insert_with(|| Value::from("service"));
     }
-    let family = match service.address.parse() {
+    let family = match service.address.parse().map(|address: IpAddr| address.to_canonical()) {
         Ok(IpAddr::V4(_)) => "ipv4",
         Ok(IpAddr::V6(_)) => "ipv6",
         Err(_) => return,

@@ -94,13 +94,15 @@ impl Server {
     /// Takes a report for a TTL check and starts its time anew.
     async fn report(&self, id: &str, status: &str, mut output: String) -> Handled {
         let refused = || Reply::internal(&format!("CheckID {id:?} does not have associated TTL"));
-        let ttl = match self.engine.state().local_check(id).map(|c| c.runner.clone()) {
-            Some(Runner::Ttl(ttl)) => ttl,
-            _ => return Err(refused()),
-        };
-        if output.len() > LONGEST_OUTPUT {
+        let state = self.engine.state();
+        let (ttl, longest) =
+            match state.local_check(id).map(|c| (&c.runner, c.longest_output(LONGEST_OUTPUT))) {
+                Some((Runner::Ttl(ttl), longest)) => (*ttl, longest),
+                _ => return Err(refused()),
+            };
+        if output.len() > longest {
             let total = output.len();
-            let cut = (0..=LONGEST_OUTPUT).rev().find(|at| output.is_char_boundary(*at)).unwrap_or(0);
+            let cut = output.floor_char_boundary(longest);
             output.truncate(cut);
             output = format!("{output} ... (captured {cut} of {total} bytes)");
         }

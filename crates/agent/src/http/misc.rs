@@ -1,11 +1,9 @@
-//! What is small: status, the agent about itself, operator views, coordinates, events.
+//! What is small: status, the agent about itself, operator views, coordinates.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Method, StatusCode};
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::decode::{self, Fields, Malformed};
@@ -27,24 +25,6 @@ use shapes::{
 
 /// Where the autopilot's settings are kept: beside the configuration entries, of a kind that those do not have.
 const AUTOPILOT: &str = "autopilot";
-/// Events kept.
-const MOST_EVENTS: usize = 256;
-
-/// A user event as fired.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct Event {
-    #[serde(rename = "ID")]
-    id: String,
-    name: String,
-    payload: Option<String>,
-    node_filter: String,
-    service_filter: String,
-    tag_filter: String,
-    version: u32,
-    #[serde(rename = "LTime")]
-    l_time: u64,
-}
 
 impl Server {
     pub(super) fn status_leader(&self, call: &Call<'_>) -> Handled {
@@ -295,47 +275,6 @@ impl Server {
         ))
     }
 
-    pub(super) fn event_fire(&self, call: &Call<'_>) -> Handled {
-        if call.rest.is_empty() {
-            return Err(Reply::bad("Missing name"));
-        }
-        let text = |name: &str| call.query.get(name).unwrap_or_default().to_owned();
-        let fired = Event {
-            id: uuid::Uuid::new_v4().to_string(),
-            name: call.rest.to_owned(),
-            payload: (!call.body.is_empty()).then(|| STANDARD.encode(&call.body)),
-            node_filter: text("node"),
-            service_filter: text("service"),
-            tag_filter: text("tag"),
-            version: 1,
-            l_time: 0,
-        };
-        self.events.send_modify(|events| {
-            let l_time = events.last().map_or(2, |e| e.l_time + 1);
-            events.push(Event { l_time, ..fired.clone() });
-            let excess = events.len().saturating_sub(MOST_EVENTS);
-            events.drain(..excess);
-        });
-        Ok(Reply::json(&fired, call.pretty))
-    }
-
-    /// The index is the last event's id, its halves xor-ed; it blocks only while that is the one given.
-    pub(super) async fn event_list(&self, call: &Call<'_>) -> Handled {
-        let options = ReadOptions::waiting(&call.query)?;
-        let name = call.query.filled("name").map(str::to_owned);
-        let chosen = |events: &[Event]| -> Vec<Event> {
-            events.iter().filter(|e| name.as_ref().is_none_or(|n| *n == e.name)).cloned().collect()
-        };
-        let mut changes = self.events.subscribe();
-        let moved =
-            changes.wait_for(|events| options.index == 0 || event_index(&chosen(events)) != options.index);
-        // whether in time or not, the answer is what there is now
-        let _ = tokio::time::timeout(options.wait, moved).await;
-        let events = chosen(&self.events.borrow());
-        let index = event_index(&events).to_string();
-        Ok(Reply::json(&events, call.pretty).with_header("x-consul-index", &index))
-    }
-
     pub(super) fn catalog_datacenters(&self, call: &Call<'_>) -> Handled {
         self.cached(call, || "datacenters".to_owned(), Reply::json(&[self.datacenter()], call.pretty))
     }
@@ -355,10 +294,4 @@ fn resident_bytes() -> Option<u64> {
     let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
-}
-
-fn event_index(events: &[Event]) -> u64 {
-    let Some(id) = events.last().and_then(|e| uuid::Uuid::try_parse(&e.id).ok()) else { return 1 };
-    let (high, low) = id.as_u64_pair();
-    high ^ low
 }

@@ -56,8 +56,14 @@ impl Server {
     fn decode_session(&self, body: &[u8]) -> Result<Result<Session, Reply>, Malformed> {
         let value = if body.is_empty() { Value::Null } else { decode::json(body)? };
         let mut fields = Fields::at(value, WHOLE)?;
-        let named_at_all = fields.has("NodeChecks") || fields.has("Checks");
-        let node = fields.name(&["Node"])?;
+        let (nodes_given, old_given) = (fields.has("NodeChecks"), fields.has("Checks"));
+        let node = match fields.take(&["Node"]) {
+            None => self.node_name().to_owned(),
+            Some(given) => {
+                fields.put_back("Node", given);
+                fields.name(&["Node"])?
+            }
+        };
         let lock_delay = match fields.take(&["LockDelay"]) {
             None => DEFAULT_LOCK_DELAY,
             Some(Value::String(text)) => duration::parse(&text).map_err(Malformed)?,
@@ -68,12 +74,15 @@ impl Server {
                 nanos => Duration::from_nanos(nanos as u64),
             },
         };
-        let named = fields.texts(&["NodeChecks"])?;
-        let old = fields.texts_of(&["Checks"], "types.CheckID")?;
-        let node_checks = match (named, old) {
-            (None, None) if !named_at_all => vec![SERF_HEALTH.to_owned()],
-            (named, old) => named.into_iter().chain(old).flatten().collect(),
+        let named = fields.texts(&["NodeChecks"])?.unwrap_or_default();
+        let old = fields.texts_of(&["Checks"], "types.CheckID")?.unwrap_or_default();
+        let node_checks = match (nodes_given, old_given && old.is_empty()) {
+            (true, _) => named,
+            (false, true) => Vec::new(),
+            (false, false) => vec![SERF_HEALTH.to_owned()],
         };
+        // as in Consul: a list that says what there is anyway is not shown, and no node checks mean no checks
+        let checks = if node_checks.is_empty() || old == [SERF_HEALTH] { Vec::new() } else { old };
         let service_checks = fields.list(&["ServiceChecks"])?.map(|checks| {
             checks
                 .into_iter()
@@ -88,15 +97,19 @@ impl Server {
         let session = Session {
             id: uuid::Uuid::new_v4().to_string(),
             name: fields.text(&["Name"])?,
-            node: if node.is_empty() { self.node_name().to_owned() } else { node },
+            node,
             lock_delay: u64::try_from(lock_delay.as_nanos()).unwrap_or(u64::MAX),
             behavior: if behavior == "delete" { Behavior::Delete } else { Behavior::Release },
             ttl: ttl.clone(),
             node_checks,
             service_checks: service_checks.transpose()?,
+            checks,
             create_index: 0,
             modify_index: 0,
         };
+        if session.node.is_empty() {
+            return Ok(Err(Reply::internal("Must provide Node")));
+        }
         if !matches!(behavior.as_str(), "" | "release" | "delete") {
             return Ok(Err(Reply::internal(&format!("Invalid Behavior setting '{behavior}'"))));
         }

@@ -12,6 +12,7 @@ use super::kv::session_key;
 use super::local::{LocalCheck, LocalService};
 use super::model::{Check, Instance, KvEntry, Node, Session};
 use super::queries::PreparedQuery;
+use super::sessions::bound_checks;
 use super::{Group, State, Tombstone, fold, join};
 
 /// One record of a snapshot. Secondary maps are rebuilt, not stored.
@@ -191,8 +192,7 @@ impl State {
 
     fn restore_session(&mut self, session: Arc<Session>) {
         self.node_sessions.insert(join(&[&session.node, &session.id]));
-        let services = session.service_checks.iter().flatten().map(|c| c.id.as_str());
-        for check in session.node_checks.iter().map(String::as_str).chain(services) {
+        for check in bound_checks(&session) {
             self.check_sessions.insert(join(&[&session.node, check, &session.id]));
         }
         self.sessions.insert(Arc::from(session.id.as_str()), session);

@@ -51,9 +51,17 @@ pub struct LocalCheck {
     pub success_before_passing: u32,
     #[serde(default)]
     pub failures_before_critical: u32,
+    /// Bytes kept of what a probe's answer or a report says, where that is less than always; 0: as always.
+    #[serde(default)]
+    pub output_max_size: usize,
 }
 
 impl LocalCheck {
+    /// The most bytes of output kept, given what is kept of every check's.
+    pub fn longest_output(&self, always: usize) -> usize {
+        if self.output_max_size == 0 { always } else { always.min(self.output_max_size) }
+    }
+
     /// A critical check that shows maintenance mode.
     pub fn maintenance(node: &str, service: Option<&Service>, reason: &str) -> LocalCheck {
         let (id, name, what) = match service {
@@ -87,6 +95,7 @@ impl LocalCheck {
             deregister_after: None,
             critical_since: None,
             success_before_passing: 0,
+            output_max_size: 0,
             failures_before_critical: 0,
         }
     }

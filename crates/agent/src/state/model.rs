@@ -217,6 +217,9 @@ pub struct Session {
     pub ttl: String,
     pub node_checks: Vec<String>,
     pub service_checks: Option<Vec<ServiceCheck>>,
+    /// Given by the name that Consul had before; bound as the others are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<String>,
     pub create_index: u64,
     pub modify_index: u64,
 }

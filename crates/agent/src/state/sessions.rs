@@ -127,7 +127,7 @@ impl State {
     }
 }
 
-fn bound_checks(session: &Session) -> impl Iterator<Item = &str> {
+pub(super) fn bound_checks(session: &Session) -> impl Iterator<Item = &str> {
     let services = session.service_checks.iter().flatten().map(|c| c.id.as_str());
-    session.node_checks.iter().map(String::as_str).chain(services)
+    session.node_checks.iter().chain(&session.checks).map(String::as_str).chain(services)
 }

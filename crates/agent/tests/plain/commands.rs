@@ -133,6 +133,7 @@ pub fn local_check() -> impl Strategy<Value = LocalCheck> {
             critical_since: None,
             success_before_passing: 0,
             failures_before_critical: 0,
+            output_max_size: 0,
         }
     })
 }

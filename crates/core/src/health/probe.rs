@@ -13,8 +13,10 @@ use super::Status;
 use crate::identity::Identity;
 use connect::{Believed, Roots, Trust};
 
-/// Longest `output`, bytes: what Consul keeps of an answer's body.
+/// What is kept of an answer's body, bytes, as in Consul.
 pub const OUTPUT_LIMIT: usize = 4096;
+/// Longest `output`: a body and what is said before it, which has the URL.
+const LONGEST: usize = 2 * OUTPUT_LIMIT;
 
 /// What to look at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -75,7 +77,7 @@ pub struct At {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeOutcome {
     pub status: Status,
-    /// For people: `HTTP GET <url>: 200 OK Output: <body>`, `TCP connect <addr>: Success`; at most `OUTPUT_LIMIT`.
+    /// For people: `HTTP GET <url>: 200 OK Output: <body>`, `TCP connect <addr>: Success`; the body cut at `OUTPUT_LIMIT`.
     pub output: String,
     pub latency: Duration,
     /// No answer in time (as against a refusal or a bad answer).
@@ -211,7 +213,7 @@ fn subject(target: &ProbeTarget) -> String {
 }
 
 fn cut(mut output: String) -> String {
-    output.truncate(output.floor_char_boundary(OUTPUT_LIMIT));
+    output.truncate(output.floor_char_boundary(LONGEST));
     output
 }
 
@@ -221,7 +223,7 @@ mod tests {
 
     #[test]
     fn output_is_cut_between_characters() {
-        assert_eq!(cut("ü".repeat(3000)).len(), OUTPUT_LIMIT);
-        assert_eq!(cut(format!("a{}", "ü".repeat(3000))).len(), OUTPUT_LIMIT - 1);
+        assert_eq!(cut("ü".repeat(6000)).len(), LONGEST);
+        assert_eq!(cut(format!("a{}", "ü".repeat(6000))).len(), LONGEST - 1);
     }
 }

@@ -141,33 +141,34 @@ pub enum Form {
     Alone,
 }
 
+const DEREGISTER: [&str; 2] = ["DeregisterCriticalServiceAfter", "deregister_critical_service_after"];
+
 pub fn agent_check(value: Value, form: Form) -> Decoded<AgentCheck> {
     let (id_name, place) = match form {
         Form::Inside => ("CheckID", Place { instead: "Check", ..Place::default() }),
         Form::Alone => ("ID", Place::default()),
     };
     let mut fields = Fields::at(value, place)?;
+    for time in [&["Interval"][..], &["Timeout"], &["TTL"], &DEREGISTER] {
+        fields.refuse_empty(time)?;
+    }
     let id = fields.name(&[id_name])?;
     let args = fields.texts(&["ScriptArgs", "script_args", "Args"])?.unwrap_or_default();
     let docker = fields.text(&["DockerContainerID", "docker_container_id"])?;
-    let script = fields.text(&["Script"])?;
     let check = AgentCheck {
         id,
         name: fields.name(&["Name"])?,
         notes: fields.text(&["Notes"])?,
         service_id: fields.name(&["ServiceID", "service_id"])?,
         status: fields.text(&["Status"])?,
-        script: !args.is_empty() || !docker.is_empty() || !script.is_empty(),
+        script: !args.is_empty() || !docker.is_empty(),
         interval: fields.period(&["Interval"])?,
         timeout: fields.duration(&["Timeout"])?,
         ttl: fields.period(&["TTL"])?,
-        deregister_after: fields
-            .duration(&["DeregisterCriticalServiceAfter", "deregister_critical_service_after"])?,
-        success_before_passing: count(fields.number(&["SuccessBeforePassing", "success_before_passing"])?),
-        failures_before_critical: count(
-            fields.number(&["FailuresBeforeCritical", "failures_before_critical"])?,
-        ),
-        output_max_size: fields.number(&["OutputMaxSize", "output_max_size"])?.unwrap_or(0),
+        deregister_after: fields.duration(&DEREGISTER)?,
+        success_before_passing: count(fields.number(&["SuccessBeforePassing"])?),
+        failures_before_critical: count(fields.number(&["FailuresBeforeCritical"])?),
+        output_max_size: fields.number(&["OutputMaxSize"])?.unwrap_or(0),
         target: Definition {
             http: fields.text(&["HTTP"])?,
             tls_skip_verify: fields.flag(&["TLSSkipVerify", "tls_skip_verify"])?,
@@ -176,9 +177,9 @@ pub fn agent_check(value: Value, form: Form) -> Decoded<AgentCheck> {
             body: fields.text(&["Body"])?,
             tcp: fields.text(&["TCP"])?,
             grpc: fields.text(&["GRPC"])?,
-            grpc_use_tls: fields.flag(&["GRPCUseTLS", "grpc_use_tls"])?,
-            alias_node: fields.text(&["AliasNode", "alias_node"])?,
-            alias_service: fields.text(&["AliasService", "alias_service"])?,
+            grpc_use_tls: fields.flag(&["GRPCUseTLS"])?,
+            alias_node: fields.text(&["AliasNode"])?,
+            alias_service: fields.text(&["AliasService"])?,
             ..Definition::default()
         },
     };

@@ -107,6 +107,17 @@ impl Fields {
         }
     }
 
+    /// A time that is given must not be an empty text.
+    pub fn refuse_empty(&self, names: &[&str]) -> Decoded<()> {
+        let empty = |(key, value): (&String, &Value)| {
+            value.as_str() == Some("") && names.iter().any(|name| key.eq_ignore_ascii_case(name))
+        };
+        match self.map.iter().any(empty) {
+            true => Err(Malformed("time: invalid duration \"\"".to_owned())),
+            false => Ok(()),
+        }
+    }
+
     /// Go text or nanoseconds; a negative time counts as none, and what is neither text nor number is not looked at.
     pub fn duration(&mut self, names: &[&str]) -> Decoded<Option<Duration>> {
         match self.take(names) {

@@ -1,11 +1,14 @@
 //! HTTP and HTTPS checks over HTTP/1.1.
 
-use ::http::header::{ACCEPT, CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
+use ::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
 use ::http::{Method, Request, StatusCode, Uri};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connect::{self, Believed};
@@ -84,6 +87,9 @@ fn request(uri: &Uri, asked: &Asked<'_>) -> Result<Request<Full<Bytes>>, String>
     out.insert(HOST, HeaderValue::from_str(authority).map_err(|e| e.to_string())?);
     out.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
     out.insert(ACCEPT, HeaderValue::from_static("text/plain, text/*, */*"));
+    if let Some(credentials) = credentials(uri) {
+        out.insert(AUTHORIZATION, credentials);
+    }
     for name in asked.headers.iter().map(|(name, _)| name) {
         out.remove(name.as_str());
     }
@@ -95,6 +101,18 @@ fn request(uri: &Uri, asked: &Asked<'_>) -> Result<Request<Full<Bytes>>, String>
     }
     out.insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(request)
+}
+
+/// Basic authentication with the user information of a URL.
+fn credentials(uri: &Uri) -> Option<HeaderValue> {
+    let (user, _) = uri.authority()?.as_str().rsplit_once('@')?;
+    let (name, password) = user.split_once(':').unwrap_or((user, ""));
+    let mut plain: Vec<u8> = percent_decode_str(name).collect();
+    plain.push(b':');
+    plain.extend(percent_decode_str(password));
+    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(plain))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 async fn answer<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, String), String>
@@ -129,6 +147,7 @@ async fn beginning(body: hyper::body::Incoming) -> String {
             text.extend_from_slice(&data);
         }
     }
+    text.truncate(OUTPUT_LIMIT);
     String::from_utf8_lossy(&text).into_owned()
 }
 
