@@ -334,3 +334,18 @@ async fn a_token_protects_everything() {
     let open = Settings { bind: [0, 0, 0, 0].into(), http_port: 0, ..Settings::default() };
     assert!(matches!(Agent::start(open).await, Err(plinth_agent::Error::OpenWithoutToken(_))));
 }
+
+#[tokio::test]
+async fn the_metadata_of_a_node_wakes_who_chooses_services_by_it() {
+    let (agent, api) = Api::start().await;
+    let body = r#"{"Node":"a","Address":"10.0.0.1","Service":{"Service":"web"}}"#;
+    api.put("/v1/catalog/register", body).await;
+    let chosen = api.watch("/v1/catalog/services?node-meta=x:y").await;
+    let all = api.watch("/v1/catalog/services").await;
+    let body = r#"{"Node":"a","Address":"10.0.0.1","NodeMeta":{"x":"y"}}"#;
+    api.put("/v1/catalog/register", body).await;
+    assert!(std::str::from_utf8(woken(chosen).await.body()).unwrap().contains("\"web\""));
+    assert!(!all.1.is_finished(), "names and tags are the same");
+    all.1.abort();
+    agent.shutdown().await;
+}

@@ -24,6 +24,20 @@ async fn discard(mut body: Incoming) {
     }
 }
 
+/// Consul's option for the length of a transaction.
+const TRANSACTION: &str = "txn_max_req_len";
+
+/// The largest body in bytes, and the option that Consul names for it.
+fn limit_of(path: &str, other: usize) -> (usize, &'static str) {
+    match path {
+        "/v1/snapshot" => (snapshot::LARGEST, "kv_max_value_size"),
+        // of the whole request, however many values it has
+        "/v1/txn" => (kv::LARGEST_VALUE, TRANSACTION),
+        path if path.starts_with("/v1/kv/") => (kv::LARGEST_VALUE, "kv_max_value_size"),
+        _ => (other, "kv_max_value_size"),
+    }
+}
+
 impl Server {
     /// Reads the whole body first, so that the connection survives an error answer. Only a body over the limit
     /// ends the connection.
@@ -37,16 +51,17 @@ impl Server {
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }
-        let limit = match path {
-            "/v1/snapshot" => snapshot::LARGEST,
-            path if path.starts_with("/v1/kv/") => kv::LARGEST_VALUE,
-            _ => self.max_body,
-        };
-        let too_large = |size: u64| {
+        let (limit, option) = limit_of(path, self.max_body);
+        let too_large = |size: Option<u64>| {
+            // it was not announced: Consul stops counting at the limit, and says no size where it says anything
+            let size = match size {
+                None if option == TRANSACTION => String::new(),
+                size => format!("({} bytes)", size.unwrap_or(limit as u64 + 1)),
+            };
             let text = format!(
-                "Request body({size} bytes) too large, max size: {limit} bytes. See https://www.consul.io/docs/agent/options.html#kv_max_value_size."
+                "Request body{size} too large, max size: {limit} bytes. See https://www.consul.io/docs/agent/options.html#{option}."
             );
-            Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text).with_header("connection", "close")
+            Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text).with_header("connection", "close").vary()
         };
         let announced = headers
             .get(header::CONTENT_LENGTH)
@@ -57,12 +72,24 @@ impl Server {
             if !headers.contains_key(header::EXPECT) {
                 discard(body).await;
             }
-            return Err(too_large(size));
+            return Err(too_large(Some(size)));
         }
         match Limited::new(body, limit).collect().await {
             Ok(whole) => Ok(whole.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(limit as u64 + 1)),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(None)),
             Err(error) => Err(Reply::bad(&format!("cannot read the body: {error}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_limited_as_a_whole() {
+        assert_eq!(limit_of("/v1/txn", 8 << 20), (524_288, "txn_max_req_len"));
+        assert_eq!(limit_of("/v1/kv/txn", 8 << 20), (524_288, "kv_max_value_size"));
+        assert_eq!(limit_of("/v1/agent/service/register", 8 << 20).0, 8 << 20);
     }
 }

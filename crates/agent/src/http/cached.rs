@@ -53,7 +53,7 @@ pub fn check_header(headers: &HeaderMap) -> Result<(), Reply> {
             Some(("max-age" | "stale-if-error", number)) => number,
             _ => continue,
         };
-        if number.parse::<u64>().is_err() {
+        if number.parse::<i64>().is_err() {
             return Err(Reply::bad("Invalid Cache-Control header."));
         }
     }

@@ -15,6 +15,7 @@ use super::{Call, Server};
 use crate::engine::watch::Interest;
 use crate::state::command::{Command, Registration, Target};
 use crate::state::model::{Definition, Instance, Node, Pairs, Proxy, Service, ServiceAddress, Weights};
+use crate::state::txn::ids;
 use crate::state::{Group, State, Table, Topic};
 
 const REQUEST: Place =
@@ -25,6 +26,8 @@ const SERVICE: Place = Place {
     instead: "",
     whole: "struct field RegisterRequest.Service of type structs.NodeService",
 };
+
+const FEDERATION: &str = "consul-wan-federation";
 
 /// A service and its node, flat.
 #[derive(Serialize)]
@@ -91,8 +94,7 @@ impl<'a> Choice<'a> {
     /// What `?cached` knows a read by.
     pub(super) fn question(&self, view: &str, name: &str, connect: bool, call: &Call<'_>) -> String {
         let filter = call.query.get("filter");
-        let near = call.query.get("near");
-        format!("{view} {name:?} {connect} {:?} {:?} {filter:?} {near:?}", self.tags, self.node_meta)
+        format!("{view} {name:?} {connect} {:?} {:?} {filter:?}", self.tags, self.node_meta)
     }
 
     pub(super) fn takes_node(&self, node: &Node) -> bool {
@@ -143,14 +145,21 @@ impl Server {
     pub(super) async fn catalog_services(&self, call: &Call<'_>) -> Handled {
         let options = ReadOptions::parse(&call.query)?;
         let choice = Choice::of(&call.query);
-        let state = self.wait_table(&options, Table::Services).await;
-        let index = state.table_index(Table::Services);
-        let reply = if choice.node_meta.is_empty() {
-            self.shared(call, index, || Ok(Reply::json(&all_names(&state), call.pretty)))?
+        // the metadata of nodes changes without a service
+        let (state, index) = if choice.node_meta.is_empty() {
+            let state = self.wait_table(&options, Table::Services).await;
+            let index = state.table_index(Table::Services);
+            (state, index)
         } else {
-            // the metadata of nodes changes without a service
-            Reply::json(&chosen_names(&state, &choice), call.pretty)
+            self.wait_nodes_and_services(&options).await
         };
+        let reply = self.shared(call, index, || {
+            Ok(if choice.node_meta.is_empty() {
+                Reply::json(&all_names(&state), call.pretty)
+            } else {
+                Reply::json(&chosen_names(&state, &choice), call.pretty)
+            })
+        })?;
         let reply = reply.at(index).effective(options.consistency);
         self.cached(call, || format!("services {:?}", choice.node_meta), reply)
     }
@@ -183,12 +192,18 @@ impl Server {
             return Err(Reply::bad("Missing node name"));
         }
         let filter = self.read_filter(call, fields::SERVICE)?;
-        let index_of = |s: &State| s.table_index(Table::Nodes).max(s.table_index(Table::Services));
-        let interest = || Interest::Any(vec![Topic::Table(Table::Nodes), Topic::Table(Table::Services)]);
-        let state = self.wait(&options, interest, index_of).await;
-        let index = index_of(&state);
+        let (state, index) = self.wait_nodes_and_services(&options).await;
         let reply = self.shared(call, index, || self.node_view(&state, call, &filter, list))?;
         Ok(reply.at(index).effective(options.consistency))
+    }
+
+    /// For answers made of both.
+    async fn wait_nodes_and_services(&self, options: &ReadOptions) -> (Arc<State>, u64) {
+        let index_of = |s: &State| s.table_index(Table::Nodes).max(s.table_index(Table::Services));
+        let interest = || Interest::Any(vec![Topic::Table(Table::Nodes), Topic::Table(Table::Services)]);
+        let state = self.wait(options, interest, index_of).await;
+        let index = index_of(&state);
+        (state, index)
     }
 
     fn node_view(&self, state: &State, call: &Call<'_>, filter: &Filter, list: bool) -> Handled {
@@ -214,27 +229,8 @@ impl Server {
         let (registration, datacenter) = self.decode_registration(&call.body).map_err(failed)?;
         self.same_datacenter(call)?;
         self.own_datacenter(&datacenter)?;
-        let node = &registration.node;
-        if node.node.is_empty() {
-            return Err(Reply::internal("Must provide node"));
-        }
-        if node.address.is_empty() && !registration.skip_node_update {
-            return Err(Reply::internal("Must provide address if SkipNodeUpdate is not set"));
-        }
-        if !node.id.is_empty() && uuid::Uuid::try_parse(&node.id).is_err() {
-            let why = if node.id.len() == 36 { "invalid UUID" } else { "uuid string is wrong length" };
-            return Err(Reply::internal(&format!("Bad node ID: {why}")));
-        }
-        if registration.service.as_ref().is_some_and(|s| s.service.is_empty() && s.id.is_empty()) {
-            let text = "failed inserting service: failed inserting service: object missing primary index";
-            return Err(Reply::internal(text));
-        }
-        let nameless = |s: &Service| s.service.is_empty() && !s.id.is_empty();
-        if registration.service.as_ref().is_some_and(nameless) {
-            return Err(Reply::internal("Must provide service name with ID"));
-        }
-        if let Some(service) = &registration.service {
-            super::sidecar::check_kind(service).map_err(|why| Reply::internal(&why))?;
+        if let Some(why) = fault_of(&registration) {
+            return Err(Reply::internal(&why));
         }
         self.engine.write(Command::Register(Box::new(registration))).await?;
         Ok(Reply::json(&true, call.pretty))
@@ -297,6 +293,60 @@ impl Server {
         self.engine.write(Command::Deregister { node, target }).await?;
         Ok(Reply::json(&true, call.pretty))
     }
+}
+
+/// Why Consul refuses a registration.
+fn fault_of(registration: &Registration) -> Option<String> {
+    let Registration { node, skip_node_update, service, checks } = registration;
+    if node.node.is_empty() {
+        return Some("Must provide node".to_owned());
+    }
+    if !node.id.is_empty()
+        && let Err(why) = ids::node_id(&node.id)
+    {
+        return Some(format!("Bad node ID: {why}"));
+    }
+    if node.address.is_empty() && !skip_node_update {
+        return Some("Must provide address if SkipNodeUpdate is not set".to_owned());
+    }
+    if let Some(service) = service {
+        let fault = fault_of_form(service).or_else(|| {
+            let why = if service.service.is_empty() {
+                "failed inserting service: object missing primary index".to_owned()
+            } else {
+                fault_of_meta(&node.node, service)?
+            };
+            Some(format!("failed inserting service: {why}"))
+        });
+        if fault.is_some() {
+            return fault;
+        }
+    }
+    let stray = checks.iter().find(|check| check.node != node.node)?;
+    Some(format!("check node {:?} does not match node {:?}", stray.node, node.node))
+}
+
+/// What is wrong with a service before it is put anywhere.
+pub(super) fn fault_of_form(service: &Service) -> Option<String> {
+    if let Err(why) = super::sidecar::check_kind(service) {
+        return Some(why);
+    }
+    if service.service.is_empty() && !service.id.is_empty() {
+        return Some("Must provide service name with ID".to_owned());
+    }
+    let any = matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]");
+    any.then(|| "Invalid service address".to_owned())
+}
+
+/// What is wrong with a service's metadata.
+pub(super) fn fault_of_meta(node: &str, service: &Service) -> Option<String> {
+    let mut meta = Cow::Borrowed(service.meta.as_ref()?);
+    // the one reserved key that may be set, and only there
+    if service.kind == "mesh-gateway" && meta.contains_key(FEDERATION) {
+        meta.to_mut().remove(FEDERATION);
+    }
+    let why = super::agent::check_pairs(&meta).err()?;
+    Some(format!("Invalid Service Meta for node {node} and serviceID {}: {why}", service.id))
 }
 
 /// The type of a check that names none: what its definition would be probed by.

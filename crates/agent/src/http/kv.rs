@@ -11,6 +11,7 @@ use super::{Call, Server};
 use crate::engine::watch::Interest;
 use crate::state::command::{Command, DeleteMode, SetMode};
 use crate::state::model::KvEntry;
+use crate::state::txn::ids;
 use crate::state::{Outcome, State, Topic};
 
 /// From this size in bytes on the answer is kept: below it is encoded faster than it is found.
@@ -97,7 +98,7 @@ impl Server {
     async fn kv_put(&self, call: &Call<'_>) -> Handled {
         let key = key_of(call)?;
         conflicts(call, &["cas", "acquire", "release"])?;
-        let flags = call.query.get("flags").filter(|f| !f.is_empty()).map_or(Ok(0), number)?;
+        let flags = call.query.get("flags").map_or(Ok(0), number)?;
         let mode = if let Some(index) = call.query.get("cas") {
             SetMode::Cas(number(index)?)
         } else if let Some(session) = call.query.get("acquire") {
@@ -143,39 +144,24 @@ fn conflicts(call: &Call<'_>, flags: &[&str]) -> Result<(), Reply> {
 }
 
 pub(super) fn number(text: &str) -> Result<u64, Reply> {
-    text.parse().map_err(|e: std::num::ParseIntError| {
-        let why = match e.kind() {
-            std::num::IntErrorKind::PosOverflow => "value out of range",
-            _ => "invalid syntax",
-        };
-        Reply::internal(&format!("strconv.ParseUint: parsing {text:?}: {why}"))
+    let refused = |why| Reply::internal(&format!("strconv.ParseUint: parsing {text:?}: {why}"));
+    // Go takes no sign
+    if text.starts_with('+') {
+        return Err(refused("invalid syntax"));
+    }
+    text.parse().map_err(|e: std::num::ParseIntError| match e.kind() {
+        std::num::IntErrorKind::PosOverflow => refused("value out of range"),
+        _ => refused("invalid syntax"),
     })
 }
 
-/// Consul refuses what cannot be a session's id before it looks. It reads ids loosely: hexadecimal digits with up to
-/// four hyphens anywhere, 36 characters in all.
+/// Consul refuses what cannot be a session's id before it looks.
 pub(super) fn session_id(text: &str) -> Result<String, Reply> {
-    let lookup = |why: &str| Err(Reply::internal(&format!("failed session lookup: index error: {why}")));
     if text.is_empty() {
         return Ok(String::new());
     }
-    if text.len() != 36 {
-        return lookup("UUID must be 36 characters");
-    }
-    let hyphens = text.bytes().filter(|b| *b == b'-').count();
-    if hyphens > 4 {
-        return lookup(&format!("UUID should have maximum of 4 \"-\"; got {hyphens}"));
-    }
-    if !(text.len() - hyphens).is_multiple_of(2) {
-        return lookup("Input (without hyphens) must be even length");
-    }
-    let digits = text.replace('-', "");
-    if let Some(other) = digits.bytes().find(|b| !b.is_ascii_hexdigit()) {
-        let shown = char::from(other);
-        return lookup(&format!("Invalid UUID: encoding/hex: invalid byte: U+{other:04X} '{shown}'"));
-    }
-    // more digits than a UUID has: well-formed to Consul, and nobody's
-    Ok(uuid::Uuid::try_parse(&digits).map_or(digits, |id| id.to_string()))
+    ids::session_id(text)
+        .map_err(|why| Reply::internal(&format!("failed session lookup: index error: {why}")))
 }
 
 /// The list form of entries, written by hand: this is the hottest answer of the KV store.

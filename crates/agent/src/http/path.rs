@@ -7,6 +7,7 @@ use http::{HeaderValue, Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::reply::Reply;
+use super::route::{self, Found};
 
 pub(super) fn may_block(method: &Method, uri: &Uri) -> bool {
     *method == Method::GET && uri.query().is_some_and(|query| query.contains("index="))
@@ -37,13 +38,26 @@ pub(super) fn path_of<'a>(method: &Method, uri: &'a Uri) -> Result<Cow<'a, str>,
         return Err(reply.with_header("connection", "close"));
     }
     let decoded = percent_decode_str(raw).decode_utf8_lossy();
-    if decoded.bytes().any(|b| b < 0x20 || b == 0x7f) {
+    if decoded.bytes().any(|b| b < 0x20 || b == 0x7f) || !printable(&decoded) {
         return Err(Reply::empty(StatusCode::BAD_REQUEST));
     }
     match cleaned(&decoded) {
-        Some(clean) => Err(moved(method, uri, &clean)),
+        Some(mut clean) => {
+            // Go's router looks for the missing slash first
+            if route::find(&clean) == Found::Slash {
+                clean.push('/');
+            }
+            Err(moved(method, uri, &clean))
+        }
         None => Ok(decoded),
     }
+}
+
+/// Whether Go would print all characters beyond ASCII. The standard library escapes those of the same categories, and behind
+/// a text's first character no others.
+fn printable(path: &str) -> bool {
+    let beyond = |chars: &mut dyn Iterator<Item = char>| chars.filter(|c| !c.is_ascii()).count();
+    path.is_ascii() || beyond(&mut path.chars()) == beyond(&mut path.escape_debug())
 }
 
 /// Whether every `%` is followed by two hexadecimal digits.
@@ -124,5 +138,16 @@ mod tests {
         assert_eq!(cleaned("/v1/kv//a/").as_deref(), Some("/v1/kv/a/"));
         assert_eq!(cleaned("/v1/kv/a/../b").as_deref(), Some("/v1/kv/b"));
         assert_eq!(cleaned("/v1/kv/a.b/..c"), None);
+    }
+
+    #[test]
+    fn what_go_prints() {
+        for path in ["/é", "/中文", "/a\u{301}", "/\u{301}", "/'\"\\", "/\u{FFFD}", "/🚀"] {
+            assert!(printable(path), "{path:?}");
+        }
+        for path in ["/\u{2028}", "/\u{A0}", "/\u{AD}", "/é\u{200B}", "/\u{FEFF}", "/\u{200C}", "/\u{E000}"]
+        {
+            assert!(!printable(path), "{path:?}");
+        }
     }
 }

@@ -126,12 +126,8 @@ impl ReadOptions {
     pub fn waiting(query: &Query) -> Result<ReadOptions, Reply> {
         let wait = match query.filled("wait") {
             None => DEFAULT_WAIT,
-            // Go reads a negative time, and no time at all is the default
-            Some(text) if text.starts_with('-') => match duration::parse(&text[1..]) {
-                Ok(_) => DEFAULT_WAIT,
-                Err(_) => return Err(Reply::bad("Invalid wait time")),
-            },
-            Some(text) => match duration::parse(text).map_err(|_| Reply::bad("Invalid wait time"))? {
+            // no time at all is the default
+            Some(text) => match time(text).ok_or_else(|| Reply::bad("Invalid wait time"))? {
                 Duration::ZERO => DEFAULT_WAIT,
                 wait => wait.min(LONGEST_WAIT),
             },
@@ -148,17 +144,25 @@ impl ReadOptions {
     }
 }
 
+/// Go reads negative times; those count as none at all.
+fn time(text: &str) -> Option<Duration> {
+    match text.strip_prefix('-') {
+        Some(rest) if rest.starts_with('+') => None,
+        Some(rest) => duration::parse(rest).ok().map(|_| Duration::ZERO),
+        None => duration::parse(text).ok(),
+    }
+}
+
 fn consistency(query: &Query) -> Result<Consistency, Reply> {
     let conflict =
         |with: &str| Reply::bad(&format!("Cannot specify ?{with} with ?consistent, conflicting semantics."));
     let consistent = query.has("consistent");
-    let oldest = query.filled("max_stale");
-    if let Some(text) = oldest
-        && duration::parse(text).is_err()
-    {
-        return Err(Reply::bad(&format!("Invalid max_stale value {text:?}")));
-    }
-    if consistent && (query.has("stale") || oldest.is_some()) {
+    let oldest = match query.filled("max_stale") {
+        None => Duration::ZERO,
+        Some(text) => time(text).ok_or_else(|| Reply::bad(&format!("Invalid max_stale value {text:?}")))?,
+    };
+    let stale = query.has("stale") || !oldest.is_zero();
+    if consistent && stale {
         return Err(conflict("stale"));
     }
     if consistent && query.has("cached") {
@@ -166,7 +170,7 @@ fn consistency(query: &Query) -> Result<Consistency, Reply> {
     }
     Ok(if consistent {
         Consistency::Consistent
-    } else if query.has("stale") || oldest.is_some() {
+    } else if stale {
         Consistency::Stale
     } else {
         Consistency::Leader

@@ -325,11 +325,10 @@ pub fn find(path: &str) -> Found<'_> {
         if fits && best.is_none_or(|(b, ..)| pattern.len() > b.len()) {
             best = Some((pattern, methods, *endpoint));
         }
-        if below && path.len() + 1 == pattern.len() && pattern.starts_with(path) && best.is_none() {
-            let exact = ROUTES.iter().any(|(p, ..)| *p == path);
-            if !exact {
-                return Found::Slash;
-            }
+        // even where a shorter pattern takes it
+        let slashless = below && path.len() + 1 == pattern.len() && pattern.starts_with(path);
+        if slashless && !ROUTES.iter().any(|(p, ..)| *p == path) {
+            return Found::Slash;
         }
     }
     match best {
@@ -366,6 +365,8 @@ mod tests {
         assert_eq!(found("/v1/kv/a/b"), (E::Kv, "a/b"));
         assert_eq!(found("/v1/kv/"), (E::Kv, ""));
         assert_eq!(find("/v1/kv"), Found::Slash);
+        assert_eq!(find("/v1/agent/service/maintenance"), Found::Slash);
+        assert_eq!(found("/v1/acl/role"), (E::Acl, ""));
         assert_eq!(find("/v1/nope"), Found::Nothing);
         assert_eq!(find("/v1/agent/services/"), Found::Nothing);
     }

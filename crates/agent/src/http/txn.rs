@@ -8,13 +8,14 @@ use serde_json::Value;
 
 use super::decode::{self, Fields, Malformed, Place, Times};
 use super::kv::{Shown, shown};
+use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
-use super::{Call, Server};
+use super::{Call, Server, cached, catalog};
 use crate::engine::now;
 use crate::state::command::TxnOp;
-use crate::state::model::{Check, Node, Service};
-use crate::state::txn::{TxnFailure, TxnResult};
-use crate::state::{Command, Outcome};
+use crate::state::model::{Check, Node, Proxy, Service};
+use crate::state::txn::{TxnFailure, TxnResult, failures, ids};
+use crate::state::{Command, Outcome, State};
 
 const MOST_OPS: usize = 64;
 
@@ -60,11 +61,20 @@ impl Server {
             let text = format!("Transaction contains too many operations ({} > {MOST_OPS})", ops.len());
             return Err(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text));
         }
-        self.same_datacenter(call)?;
         let reads = ops.iter().all(TxnOp::reads_only);
-        let outcome = if reads {
-            self.engine.state().read_txn(&ops, now())
+        if reads {
+            // it does as other reads are asked to, as far as it goes
+            cached::check_header(call.headers)?;
+            ReadOptions::parse(&call.query)?;
+        }
+        self.same_datacenter(call)?;
+        let state = self.engine.state();
+        let outcome = if let Some(refused) = refused(&state, &ops) {
+            refused
+        } else if reads {
+            state.read_txn(&ops, now())
         } else {
+            drop(state);
             self.engine.write(Command::Txn(ops)).await?.outcome
         };
         Ok(answer(&outcome, reads, call.pretty))
@@ -113,13 +123,28 @@ impl Server {
             let mut fields = Fields::new(service)?;
             let verb = fields.text(&["Verb"])?;
             let node = fields.name(&["Node"])?;
-            let service = decode::service(fields.take(&["Service"]).unwrap_or_default(), SERVICE)?;
+            let given = fields.take(&["Service"]).unwrap_or_default();
+            let nameless = verb == "get" && lacks(&given, "ID");
+            let mut service = decode::service(given, SERVICE)?;
+            if nameless {
+                service.id.clear();
+            }
+            // not taken over by a transaction
+            service.kind.clear();
+            service.tagged_addresses = None;
+            service.proxy = Proxy::default();
+            service.connect.clear();
             fields.finish()?;
             Some(TxnOp::Service { verb, node, service: Box::new(service) })
         } else if let Some(check) = fields.take(&["Check"]) {
             let mut fields = Fields::new(check)?;
             let verb = fields.text(&["Verb"])?;
-            let mut check = decode::check(fields.take(&["Check"]).unwrap_or_default(), Times::Either)?;
+            let given = fields.take(&["Check"]).unwrap_or_default();
+            let nameless = verb == "get" && lacks(&given, "CheckID");
+            let mut check = decode::check(given, Times::Either)?;
+            if nameless {
+                check.check_id.clear();
+            }
             // not taken over by a transaction
             check.kind.clear();
             fields.finish()?;
@@ -137,6 +162,57 @@ impl Server {
 const KV: Place =
     Place { owner: "KVTxnOp", path: "KV.", instead: "", whole: "struct field TxnOp.KV of type api.KVTxnOp" };
 const SERVICE: Place = Place { owner: "AgentService", path: "Service.Service.", instead: "", whole: "" };
+
+/// Whether an object does not say its id. What is written is then called by its name, what is read is not found.
+fn lacks(object: &Value, id: &str) -> bool {
+    let says = |(name, value): (&String, &Value)| name.eq_ignore_ascii_case(id) && *value != "";
+    !object.as_object().is_some_and(|fields| fields.iter().any(says))
+}
+
+/// What Consul refuses of operations that the state would take.
+fn refused(state: &State, ops: &[TxnOp]) -> Option<Outcome> {
+    let now = now();
+    let faults = failures(ops, |op| fault_of_form(op).or_else(|| state.txn_fault(op, now)));
+    if !faults.is_empty() {
+        return Some(Outcome::TxnFailed(faults));
+    }
+    let mut faults = failures(ops, fault_of_meta);
+    if faults.is_empty() {
+        return None;
+    }
+    // found while the others are tried, so these have their faults told too
+    let sound = |(at, _): &(usize, &TxnOp)| faults.iter().all(|fault| fault.op_index != *at);
+    let (places, rest): (Vec<usize>, Vec<TxnOp>) =
+        ops.iter().enumerate().filter(sound).map(|(at, op)| (at, op.clone())).unzip();
+    if let Outcome::TxnFailed(others) = state.read_txn(&rest, now) {
+        let moved = |fault: TxnFailure| Some(TxnFailure { op_index: *places.get(fault.op_index)?, ..fault });
+        faults.extend(others.into_iter().filter_map(moved));
+    }
+    faults.sort_by_key(|fault| fault.op_index);
+    Some(Outcome::TxnFailed(faults))
+}
+
+fn fault_of_form(op: &TxnOp) -> Option<String> {
+    match op {
+        TxnOp::Kv { verb, key, .. } if verb == "get-tree" && key.is_empty() => {
+            Some("Must provide key".to_owned())
+        }
+        TxnOp::Node { verb, node } if verb != "get" && !node.node.is_empty() && !node.id.is_empty() => {
+            ids::node_id(&node.id).err().map(|why| format!("Bad node ID: {why}"))
+        }
+        TxnOp::Service { verb, service, .. } if verb != "get" => catalog::fault_of_form(service),
+        _ => None,
+    }
+}
+
+fn fault_of_meta(op: &TxnOp) -> Option<String> {
+    match op {
+        TxnOp::Service { verb, node, service } if verb == "set" || verb == "cas" => {
+            catalog::fault_of_meta(node, service)
+        }
+        _ => None,
+    }
+}
 
 /// Go says at which byte it gave up.
 fn decode_base64(text: &str) -> Result<Vec<u8>, Malformed> {

@@ -12,6 +12,11 @@ impl State {
         self.nodes.get(&*folded(name))
     }
 
+    /// The machine of an id, whose case does not count.
+    pub fn node_by_id(&self, id: &str) -> Option<&Arc<Node>> {
+        self.node_ids.get(&*folded(id)).and_then(|name| self.nodes.get(name))
+    }
+
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.nodes.values()
     }
@@ -92,7 +97,7 @@ impl State {
         let mut stored = node.clone();
         let mut created = None;
         if !node.id.is_empty() {
-            let owner = self.node_ids.get(node.id.as_str()).cloned();
+            let owner = self.node_ids.get(&*folded(&node.id)).cloned();
             if let Some(old) = owner.filter(|old| *old != key) {
                 // the same machine under a new name: the old name goes with all it had
                 created = self.nodes.get(&old).map(|n| n.create_index);
@@ -110,14 +115,14 @@ impl State {
                 return;
             }
             if old.id != stored.id {
-                self.node_ids.remove(old.id.as_str());
+                self.node_ids.remove(&*folded(&old.id));
             }
         } else {
             stored.create_index = created.unwrap_or(change.index);
         }
         stored.modify_index = change.index;
         if !stored.id.is_empty() {
-            self.node_ids.insert(Arc::from(stored.id.as_str()), key.clone());
+            self.node_ids.insert(fold(&stored.id), key.clone());
         }
         self.nodes.insert(key, Arc::new(stored));
         self.move_table(Table::Nodes, change);
@@ -286,7 +291,7 @@ impl State {
         self.coordinate_forget(name, change);
         self.nodes.remove(&key);
         if !node.id.is_empty() {
-            self.node_ids.remove(node.id.as_str());
+            self.node_ids.remove(&*folded(&node.id));
         }
         self.move_table(Table::Nodes, change);
     }

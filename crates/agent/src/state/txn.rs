@@ -6,6 +6,8 @@ use super::command::TxnOp;
 use super::model::{Check, KvEntry, Node, Service};
 use super::{Change, Fault, Outcome, State, under};
 
+pub mod ids;
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum TxnResult {
     /// `with_value` for the verbs that read.
@@ -27,9 +29,10 @@ pub struct TxnFailure {
 type OpResult = Result<Vec<TxnResult>, String>;
 
 impl State {
-    /// Faults of form, reported before anything is tried.
-    fn txn_faults(&self, ops: &[TxnOp], now: u64) -> Vec<TxnFailure> {
-        let fault = |op: &TxnOp| match op {
+    /// A fault of form, reported before anything is tried. What was once taken is in logs and must be taken from there:
+    /// stricter looks are those of the endpoint.
+    pub fn txn_fault(&self, op: &TxnOp, now: u64) -> Option<String> {
+        match op {
             TxnOp::Kv { verb, key, .. } if key.is_empty() && verb != "get-tree" && verb != "delete-tree" => {
                 Some("Must provide key".to_owned())
             }
@@ -43,15 +46,11 @@ impl State {
                 Some("Must provide service name with ID".to_owned())
             }
             _ => None,
-        };
-        ops.iter()
-            .enumerate()
-            .filter_map(|(op_index, op)| fault(op).map(|what| TxnFailure { op_index, what }))
-            .collect()
+        }
     }
 
     pub(super) fn txn(&mut self, ops: &[TxnOp], change: &mut Change) -> Outcome {
-        let mut failures = self.txn_faults(ops, change.now);
+        let mut failures = failures(ops, |op| self.txn_fault(op, change.now));
         if !failures.is_empty() {
             return Outcome::TxnFailed(failures);
         }
@@ -77,7 +76,7 @@ impl State {
     fn txn_kv(&mut self, op: &TxnOp, change: &mut Change) -> OpResult {
         let TxnOp::Kv { verb, key, value, flags, index, session } = op else { return Ok(Vec::new()) };
         if let Some(mode) = State::set_mode(verb, *index, session) {
-            let done = self.kv_set(key, value, *flags, &mode, change).map_err(|f| f.to_string())?;
+            let done = self.kv_set(key, value, *flags, &mode, change).map_err(kv_fault)?;
             if !done {
                 return Err(match verb.as_str() {
                     "cas" => format!("failed to set key {key:?}, index is stale"),
@@ -145,7 +144,15 @@ impl State {
             "delete-cas" => return Err(format!("failed to delete node {name:?}, index is stale")),
             _ => return Err(format!("unknown Node verb {verb:?}")),
         }
-        let found = self.node(name).cloned();
+        let found = match verb {
+            "get" if !node.id.is_empty() => {
+                ids::node_id(&node.id).map_err(|why| {
+                    format!("node lookup by ID failed, wrong UUID: {why} for '{}'", node.id)
+                })?;
+                self.node_by_id(&node.id).cloned()
+            }
+            _ => self.node(name).cloned(),
+        };
         found.map(|n| vec![TxnResult::Node(n)]).ok_or_else(|| format!("node {name:?} doesn't exist"))
     }
 
@@ -213,6 +220,23 @@ impl State {
         let mut change =
             Change { index: self.index() + 1, now, topics: Vec::new(), moved: false, quiet: false };
         scratch.txn(ops, &mut change)
+    }
+}
+
+/// What is wrong with which operations.
+pub fn failures(ops: &[TxnOp], fault: impl Fn(&TxnOp) -> Option<String>) -> Vec<TxnFailure> {
+    let ops = ops.iter().enumerate();
+    ops.filter_map(|(op_index, op)| fault(op).map(|what| TxnFailure { op_index, what })).collect()
+}
+
+/// A session that cannot be there is refused in other words.
+fn kv_fault(fault: Fault) -> String {
+    match &fault {
+        Fault::SessionUnknown(id) => match ids::session_id(id) {
+            Err(why) => format!("failed session lookup: index error: {why}"),
+            Ok(_) => fault.to_string(),
+        },
+        _ => fault.to_string(),
     }
 }
 
