@@ -229,9 +229,7 @@ impl Server {
         let manners = endpoint.manners();
         if manners.parses {
             ReadOptions::parse(&call.query)?;
-            if call.query.has("cached") {
-                cached::check_header(call.headers)?;
-            }
+            cached::check_header(call.headers)?;
         }
         if manners.namespaced {
             let refused = |what: &str| {

@@ -44,7 +44,7 @@ impl Asked {
     }
 }
 
-/// `Cache-Control` of a read that asks for the cache: numbers must be numbers.
+/// `Cache-Control` of a read, whether it asks for the cache or not: numbers must be numbers.
 pub fn check_header(headers: &HeaderMap) -> Result<(), Reply> {
     let Some(value) = headers.get(header::CACHE_CONTROL) else { return Ok(()) };
     let text = value.to_str().unwrap_or_default().to_ascii_lowercase();

@@ -134,7 +134,7 @@ impl State {
             Record::Node(node) => {
                 let key = fold(&node.node);
                 if !node.id.is_empty() {
-                    self.node_ids.insert(Arc::from(node.id.as_str()), key.clone());
+                    self.node_ids.insert(fold(&node.id), key.clone());
                 }
                 self.nodes.insert(key, node);
             }
