@@ -8,10 +8,11 @@ use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
 use super::{Call, Server};
 use crate::engine::watch::Interest;
-use crate::schema::{self, Faults, Shown};
+use crate::schema::{self, Shown};
 use crate::state::config::ConfigEntry;
 use crate::state::{Command, Outcome, State, Table, Topic};
 
+mod decoding;
 mod graph;
 mod rules;
 
@@ -24,11 +25,10 @@ impl Server {
                 "json: cannot unmarshal value into Go value of type map[string]interface {}",
             ));
         };
-        let mut entry = decode_entry(given).map_err(|why| refused(&why))?;
-        let cas = match call.query.get("cas") {
-            None => None,
-            Some(text) => Some(super::kv::number(text)?),
-        };
+        let mut entry = decoding::decode_entry(given).map_err(|why| refused(&why))?;
+        without_namespace(call)?;
+        // one that is empty is none
+        let cas = call.query.filled("cas").map(super::kv::number).transpose()?;
         self.same_datacenter(call)?;
         rules::normalize(&mut entry);
         rules::check(&entry)
@@ -100,6 +100,18 @@ impl Server {
         let index = index_of(&state);
         Ok(Reply::json(&shown, call.pretty).at(index).effective(options.consistency))
     }
+}
+
+/// Here the body is looked at before it.
+fn without_namespace(call: &Call<'_>) -> Result<(), Reply> {
+    let given = if call.headers.get(&super::NAMESPACE).is_some_and(|name| !name.is_empty()) {
+        "header: \"X-Consul-Namespace\""
+    } else if call.query.filled("ns").is_some() {
+        "query parameter: \"ns\""
+    } else {
+        return Ok(());
+    };
+    Err(Reply::bad(&format!("Bad request: Invalid {given} - Namespaces are a Consul Enterprise feature")))
 }
 
 /// Gateways of a kind whose entry names a service.
@@ -229,33 +241,4 @@ fn plain_services(state: &State) -> impl Iterator<Item = &str> {
         &*group.name != "consul" && group.instances.values().any(|instance| instance.service.kind.is_empty())
     };
     state.groups().filter(plain).map(|group| &*group.name)
-}
-
-/// Kind first: it says what else there may be.
-fn decode_entry(mut given: Map<String, Value>) -> Result<ConfigEntry, String> {
-    let mut take = |name: &str| {
-        let key = given.keys().find(|key| key.eq_ignore_ascii_case(name)).cloned();
-        key.and_then(|key| given.remove(&key))
-    };
-    let kind = match take("Kind") {
-        Some(Value::String(kind)) => kind,
-        Some(_) => return Err("Kind value in payload is not a string".to_owned()),
-        None => return Err("Payload does not contain a kind/Kind key at the top level".to_owned()),
-    };
-    let name = take("Name").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
-    for ignored in ["CreateIndex", "ModifyIndex", "Namespace", "Meta"] {
-        take(ignored);
-    }
-    let fields = schema::of(&kind).ok_or_else(|| format!("invalid config entry kind: {kind}"))?;
-    let mut faults = Faults::default();
-    let fields = schema::read(given, fields, "", &mut faults);
-    if !faults.values.is_empty() {
-        let list: Vec<String> = faults.values.iter().map(|fault| format!("* {fault}")).collect();
-        return Err(format!("{} error(s) decoding:\n\n{}", list.len(), list.join("\n")));
-    }
-    if !faults.keys.is_empty() {
-        let list: Vec<String> = faults.keys.iter().map(|key| format!("invalid config key {key:?}")).collect();
-        return Err(super::several(&list));
-    }
-    Ok(ConfigEntry { kind, name, fields, create_index: 0, modify_index: 0 })
 }

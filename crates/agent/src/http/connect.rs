@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::decode::{self, Fields, Malformed};
+use super::prepared::go_bool;
 use super::query::ReadOptions;
 use super::reply::{Handled, Reply};
 use super::{Call, Server};
@@ -24,6 +25,8 @@ use crate::state::{Command, Outcome, State, Table, Topic};
 const DEFAULT_LEAF_TTL: Duration = Duration::from_secs(72 * 3600);
 const SHORTEST_LEAF_TTL: Duration = Duration::from_secs(3600);
 const LONGEST_LEAF_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+const SHORTEST_INTERMEDIATE_TTL: Duration = Duration::from_secs(3 * 3600);
 /// From when on the end of a root that was given is told in the log.
 const EXTERNAL_ROOT_WARNED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most certificates kept; one that is dropped is made anew when it is asked for.
@@ -138,30 +141,83 @@ pub(super) fn disabled() -> Reply {
     Reply::internal("Connect must be enabled in order to use this endpoint")
 }
 
+fn time_of(config: &Map<String, Value>, name: &str, default: Duration) -> Result<Duration, String> {
+    match config.get(name) {
+        None | Some(Value::Null) => Ok(default),
+        Some(Value::String(text)) => duration::parse(text),
+        Some(value) => Ok(Duration::from_nanos(value.as_u64().unwrap_or(0))),
+    }
+}
+
 fn leaf_ttl(config: &Map<String, Value>) -> Result<Duration, String> {
-    let ttl = match config.get("LeafCertTTL") {
-        None | Some(Value::Null) => return Ok(DEFAULT_LEAF_TTL),
-        Some(Value::String(text)) => duration::parse(text)?,
-        Some(value) => Duration::from_nanos(value.as_u64().unwrap_or(0)),
-    };
+    let ttl = time_of(config, "LeafCertTTL", DEFAULT_LEAF_TTL)?;
     if ttl < SHORTEST_LEAF_TTL {
         return Err("leaf cert TTL must be greater or equal than 1h0m0s".to_owned());
     }
     if ttl > LONGEST_LEAF_TTL {
-        return Err("leaf cert TTL must be less than 1 year".to_owned());
+        return Err(format!("leaf cert TTL must be less than {}", duration::format(LONGEST_LEAF_TTL)));
     }
     Ok(ttl)
+}
+
+/// What Consul refuses of a configuration, in its order.
+fn check_config(config: &Map<String, Value>) -> Result<(), String> {
+    let text = |name: &str| config.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    if text("RootCert").is_some() && text("PrivateKey").is_none() {
+        return Err("must provide a private key when providing a root cert".to_owned());
+    }
+    let leaf = leaf_ttl(config)?;
+    let intermediate = time_of(config, "IntermediateCertTTL", INTERMEDIATE_TTL)?;
+    if intermediate < SHORTEST_INTERMEDIATE_TTL {
+        return Err("Intermediate Cert TTL must be greater or equal than 3h".to_owned());
+    }
+    if intermediate < 3 * leaf {
+        let least = duration::format(3 * leaf);
+        return Err(format!(
+            "Intermediate Cert TTL must be greater or equal than 3 * LeafCertTTL (>={least})."
+        ));
+    }
+    let bits = match config.get("PrivateKeyBits") {
+        None | Some(Value::Null) => Some(256),
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(value) => value.as_u64(),
+    };
+    match config.get("PrivateKeyType").map_or(Some("ec"), Value::as_str) {
+        Some("ec") if matches!(bits, Some(224 | 256 | 384 | 521)) => Ok(()),
+        Some("ec") => Err("EC key length must be one of (224, 256, 384, 521) bits".to_owned()),
+        Some("rsa") if matches!(bits, Some(2048 | 4096)) => Ok(()),
+        Some("rsa") => Err("RSA key length must be 2048 or 4096 bits".to_owned()),
+        _ => Err("private key type must be either 'ec' or 'rsa'".to_owned()),
+    }
+}
+
+/// All roots, each with what links it to the one before.
+fn pem_chain(authority: &Authority) -> String {
+    let certificates =
+        |root: &Root| [root.certificate.clone(), root.cross_signed.clone().unwrap_or_default()];
+    authority.roots.iter().flat_map(certificates).collect()
 }
 
 impl Server {
     /// The same roots twice: the servers' list, and the agent's cached one.
     pub(super) async fn connect_roots(&self, call: &Call<'_>, of_agent: bool) -> Handled {
         let options = ReadOptions::parse(&call.query)?;
+        let pem = match call.query.filled("pem").filter(|_| !of_agent) {
+            None => false,
+            Some(text) => go_bool(text).ok_or_else(|| {
+                Reply::bad("Bad request: The 'pem' query parameter must be a boolean value")
+            })?,
+        };
         let refused = |reply: Reply| if of_agent { reply } else { reply.without_answer() };
         let state = self.wait_table(&options, Table::Ca).await;
         let Some(authority) = state.authority().filter(|_| self.connect) else {
             return Err(refused(disabled()));
         };
+        if pem {
+            // Consul has begun to answer before it knows the headers of a read
+            let chain = Reply::encoded(pem_chain(authority).into());
+            return Ok(chain.with_header("content-type", "application/pem-certificate-chain"));
+        }
         let reply = Reply::json(&shown_roots(authority), call.pretty)
             .at(state.table_index(Table::Ca))
             .with_header("x-consul-knownleader", "false");
@@ -202,12 +258,11 @@ impl Server {
             return Err(Reply::internal(&text));
         }
         let unfit = |why: &str| Reply::internal(&format!("error configuring provider: {why}"));
-        leaf_ttl(&config).map_err(|why| unfit(&why))?;
+        check_config(&config).map_err(|why| unfit(&why))?;
         let text = |name: &str| config.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let failed = |error: authority::Error| unfit(&error.to_string());
         let active = authority.active();
         let root = match (text("RootCert"), text("PrivateKey")) {
-            (Some(_), None) => return Err(unfit("must provide a private key when providing a root cert")),
             (Some(certificate), Some(key)) => {
                 let serial = authority.serial + 1;
                 let root = authority::external_root(certificate, key, serial, active);
@@ -221,10 +276,10 @@ impl Server {
             }
             (None, Some(key)) => Some(self.next_root(authority, Some(key)).map_err(failed)?),
             // one that was given goes with the configuration that gave it
-            (None, None) if active.is_some_and(|root| root.external) => {
+            (_, None) if active.is_some_and(|root| root.external) => {
                 Some(self.next_root(authority, None).map_err(failed)?)
             }
-            (None, None) => None,
+            (_, None) => None,
         };
         // the key is in the root; the answer of this endpoint must not show it
         let mut config = config.clone();

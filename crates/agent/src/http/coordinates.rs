@@ -34,6 +34,7 @@ impl Server {
         if state.coordinate(&own.node).is_none() {
             all.push(&own);
         }
+        all.retain(|coordinate| in_segment(call, coordinate));
         all.sort_by(|a, b| a.node.cmp(&b.node));
         let shown: Vec<NodeCoordinate> = all.into_iter().map(NodeCoordinate::from).collect();
         Ok(Reply::json(&shown, call.pretty).at(state.table_index(Table::Coordinates)))
@@ -42,8 +43,8 @@ impl Server {
     pub(super) async fn coordinate_node(&self, call: &Call<'_>) -> Handled {
         let options = ReadOptions::parse(&call.query)?;
         let state = self.wait_table(&options, Table::Coordinates).await;
-        let found =
-            self.coordinate_of(&state, call.rest).ok_or_else(|| Reply::empty(StatusCode::NOT_FOUND))?;
+        let found = self.coordinate_of(&state, call.rest).filter(|found| in_segment(call, found));
+        let found = found.ok_or_else(|| Reply::empty(StatusCode::NOT_FOUND))?;
         Ok(Reply::json(&[NodeCoordinate::from(&found)], call.pretty)
             .at(state.table_index(Table::Coordinates)))
     }
@@ -92,6 +93,10 @@ impl Server {
             there.map_or(f64::INFINITY, |there| from.distance(&there)).to_bits()
         });
     }
+}
+
+fn in_segment(call: &Call<'_>, coordinate: &Coordinate) -> bool {
+    call.query.get("segment").is_none_or(|segment| segment == coordinate.segment)
 }
 
 fn decode_coordinate(body: &[u8]) -> Result<Coordinate, Malformed> {

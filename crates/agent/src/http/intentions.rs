@@ -15,6 +15,7 @@ use super::{Call, Server};
 use crate::state::intentions::{Intention, Side, WILDCARD};
 use crate::state::{Command, Table};
 
+const LONGEST_DESCRIPTION: usize = 512;
 const MOST_META: usize = 64;
 const LONGEST_KEY: usize = 128;
 const LONGEST_VALUE: usize = 512;
@@ -32,7 +33,8 @@ impl Server {
     }
 
     async fn intention_create(&self, call: &Call<'_>) -> Handled {
-        let mut intention = decode_intention(&call.body)?;
+        let failed = |Malformed(why)| Reply::internal(&format!("Failed to decode request body: {why}"));
+        let mut intention = decode_intention(&call.body).map_err(failed)?;
         self.same_datacenter(call)?;
         if !intention.id.is_empty() {
             return Err(Reply::internal("ID must be empty when creating a new intention"));
@@ -43,6 +45,9 @@ impl Server {
 
     async fn intention_store(&self, call: &Call<'_>, mut intention: Intention) -> Handled {
         check_intention(&intention)?;
+        if let Some(twin) = self.engine.state().twin_of(&intention) {
+            return Err(Reply::internal(&format!("duplicate intention found: {}", twin.told())));
+        }
         let now = jiff::Timestamp::now().to_string();
         intention.created_at.clone_from(&now);
         intention.updated_at = now;
@@ -53,6 +58,13 @@ impl Server {
     }
 
     pub(super) async fn intention(&self, call: &Call<'_>) -> Handled {
+        // an update's body is looked at before its id
+        let given = if *call.method == Method::PUT {
+            let failed = |Malformed(why)| Reply::bad(&format!("Bad request: Request decode failed: {why}"));
+            Some(decode_intention(&call.body).map_err(failed)?)
+        } else {
+            None
+        };
         let unfit = if call.rest.len() != 36 {
             Some("UUID must be 36 characters")
         } else if uuid::Uuid::try_parse(call.rest).is_err() {
@@ -64,8 +76,6 @@ impl Server {
             let text = format!("failed intention lookup: index error: {why}");
             return Err(if *call.method == Method::GET {
                 Reply::bad(&format!("Bad request: {text}"))
-            } else if *call.method == Method::PUT && call.body.is_empty() {
-                Reply::internal("Failed to decode request body: EOF")
             } else {
                 Reply::internal(&format!("Intention lookup failed: {text}"))
             });
@@ -73,16 +83,15 @@ impl Server {
         let id = call.rest.to_lowercase();
         let state = self.engine.state();
         let known = state.intention(&id);
-        match *call.method {
-            Method::PUT => {
-                let mut intention = decode_intention(&call.body)?;
+        match (given, call.method) {
+            (Some(mut intention), _) => {
                 if known.is_none() {
                     return Err(Reply::internal(&format!("Cannot modify non-existent intention: '{id}'")));
                 }
                 intention.id = id;
                 self.intention_store(call, intention).await
             }
-            Method::DELETE => {
+            (None, &Method::DELETE) => {
                 if known.is_none() {
                     return Err(Reply::internal(&format!("Cannot delete non-existent intention: '{id}'")));
                 }
@@ -97,12 +106,14 @@ impl Server {
     }
 
     pub(super) fn intention_match(&self, call: &Call<'_>) -> Handled {
-        let side = match required(call, "by")? {
+        let side = match single(call, "by")? {
             "source" => Side::Source,
             "destination" => Side::Destination,
             _ => return Err(Reply::internal("'by' parameter must be one of 'source' or 'destination'")),
         };
-        required(call, "name")?;
+        if !call.query.has("name") {
+            return Err(missing("name"));
+        }
         self.same_datacenter(call)?;
         let state = self.engine.state();
         let mut answer: BTreeMap<&str, Option<Vec<&Intention>>> = BTreeMap::new();
@@ -115,13 +126,16 @@ impl Server {
     }
 
     pub(super) fn intention_check(&self, call: &Call<'_>) -> Handled {
-        let source = required(call, "source")?;
-        let destination = required(call, "destination")?;
-        if let Some(kind) = call.query.filled("source-type").filter(|kind| *kind != "consul") {
+        let source = single(call, "source")?;
+        let destination = single(call, "destination")?;
+        let kind = call.query.get("source-type").unwrap_or("consul");
+        // of another kind, it would be no name of a service
+        let source = if kind == "consul" { place("source", source)? } else { ("", source) };
+        let destination = place("destination", destination)?;
+        self.same_datacenter(call)?;
+        if kind != "consul" {
             return Err(Reply::internal(&format!("unsupported SourceType: {kind:?}")));
         }
-        let (source, destination) = (place("source", source)?, place("destination", destination)?);
-        self.same_datacenter(call)?;
         let state = self.engine.state();
         let decides = state.deciding_intention(source, destination);
         let allowed = decides.is_none_or(|intention| intention.action == "allow");
@@ -140,8 +154,11 @@ impl Server {
         if target.is_empty() {
             return Err(refused("Target service must be specified"));
         }
-        let (ns, source) =
-            service_of(&uri).ok_or_else(|| refused("ClientCertURI not a valid Connect identifier"))?;
+        let (ns, source) = match identity_of(&uri) {
+            Some(Identity::Service(ns, name)) => (ns, name),
+            Some(Identity::Other) => return Err(refused("ClientCertURI not a valid Service identifier")),
+            None => return Err(refused("ClientCertURI not a valid Connect identifier")),
+        };
         let state = self.engine.state();
         let (authorized, reason) = match state.deciding_intention((&ns, &source), ("default", &target)) {
             Some(intention) => {
@@ -161,8 +178,17 @@ impl Server {
     }
 }
 
-fn required<'a>(call: &'a Call<'_>, name: &str) -> Result<&'a str, Reply> {
-    call.query.get(name).ok_or_else(|| Reply::internal(&format!("required query parameter '{name}' not set")))
+fn missing(name: &str) -> Reply {
+    Reply::internal(&format!("required query parameter '{name}' not set"))
+}
+
+/// A parameter given twice counts as not given.
+fn single<'a>(call: &'a Call<'_>, name: &'a str) -> Result<&'a str, Reply> {
+    let mut all = call.query.all(name);
+    match (all.next(), all.next()) {
+        (Some(value), None) => Ok(value),
+        _ => Err(missing(name)),
+    }
 }
 
 /// Namespace and name: `web` is `default/web`.
@@ -177,16 +203,28 @@ fn place<'a>(what: &str, given: &'a str) -> Result<(&'a str, &'a str), Reply> {
     }
 }
 
-/// Namespace and service of a SPIFFE id, `spiffe://<domain>/ns/<ns>/dc/<dc>/svc/<service>`.
-fn service_of(uri: &str) -> Option<(String, String)> {
+#[derive(Debug, PartialEq, Eq)]
+enum Identity {
+    /// Namespace and name, of `spiffe://<domain>/ns/<ns>/dc/<dc>/svc/<service>`.
+    Service(String, String),
+    /// An agent's, or that of whoever signs.
+    Other,
+}
+
+/// Whom a SPIFFE id names.
+fn identity_of(uri: &str) -> Option<Identity> {
     let rest = uri.strip_prefix("spiffe://")?;
     let parts: Vec<&str> = rest.split('/').collect();
-    let [domain, "ns", ns, "dc", dc, "svc", service] = parts[..] else { return None };
     let decode = |text: &str| percent_decode_str(text).decode_utf8().ok().map(|t| t.into_owned());
-    if [domain, ns, dc, service].iter().any(|part| part.is_empty()) {
-        return None;
+    let full = parts.iter().all(|part| !part.is_empty());
+    match parts[..] {
+        [_, "ns", ns, "dc", _, "svc", service] if full => {
+            Some(Identity::Service(decode(ns)?, decode(service)?))
+        }
+        [_, "agent", "client", "dc", _, "id", _] if full => Some(Identity::Other),
+        [domain] if domain.find('.').is_some_and(|at| at > 0) => Some(Identity::Other),
+        _ => None,
     }
-    Some((decode(ns)?, decode(service)?))
 }
 
 /// Digest of what an intention says; clients only compare it.
@@ -217,35 +255,21 @@ fn check_intention(intention: &Intention) -> Result<(), Reply> {
             faults.push(format!("{what}Name must be set"));
         }
     }
-    let partial = |text: &str| text.contains(WILDCARD) && text != WILDCARD;
-    for (what, text) in [
-        ("SourceNS", &intention.source_ns),
-        ("SourceName", &intention.source_name),
-        ("DestinationNS", &intention.destination_ns),
-        ("DestinationName", &intention.destination_name),
-    ] {
-        if partial(text) {
-            faults.push(format!("{what}: wildcard character '*' cannot be used with partial values"));
-        }
-    }
-    for (what, ns, name) in [
-        ("Source", &intention.source_ns, &intention.source_name),
-        ("Destination", &intention.destination_ns, &intention.destination_name),
-    ] {
-        if ns == WILDCARD && name != WILDCARD {
-            faults.push(format!("{what}Name: exact value cannot follow wildcard namespace"));
-        }
+    check_wildcards("Source", &intention.source_ns, &intention.source_name, &mut faults);
+    check_wildcards("Destination", &intention.destination_ns, &intention.destination_name, &mut faults);
+    if intention.description.len() > LONGEST_DESCRIPTION {
+        faults.push(format!("Description exceeds maximum length {LONGEST_DESCRIPTION}"));
     }
     let meta = &intention.meta;
     if meta.len() > MOST_META {
-        faults.push(format!("Meta exceeds {MOST_META} element limit"));
+        faults.push(format!("Meta exceeds maximum element count {MOST_META}"));
     }
     for (key, value) in meta {
         if key.len() > LONGEST_KEY {
-            faults.push(format!("Meta key {key:?} exceeds {LONGEST_KEY} limit"));
+            faults.push(format!("Meta key {key:?} exceeds maximum length {LONGEST_KEY}"));
         }
         if value.len() > LONGEST_VALUE {
-            faults.push(format!("Meta value for key {key:?} exceeds {LONGEST_VALUE} limit"));
+            faults.push(format!("Meta value for key {key:?} exceeds maximum length {LONGEST_VALUE}"));
         }
     }
     if !matches!(intention.action.as_str(), "allow" | "deny") {
@@ -257,30 +281,39 @@ fn check_intention(intention: &Intention) -> Result<(), Reply> {
     if faults.is_empty() { Ok(()) } else { Err(Reply::internal(&super::several(&faults))) }
 }
 
-fn decode_intention(body: &[u8]) -> Result<Intention, Reply> {
-    let failed = |Malformed(why)| Reply::internal(&format!("Failed to decode request body: {why}"));
-    let decoded = || -> Result<Intention, Malformed> {
-        let mut fields = Fields::new(decode::json(body)?)?;
-        let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
-        let intention = Intention {
-            id: fields.text(&["ID"])?,
-            description: fields.text(&["Description"])?,
-            source_ns: or(fields.text(&["SourceNS"])?, "default"),
-            source_name: fields.text(&["SourceName"])?,
-            destination_ns: or(fields.text(&["DestinationNS"])?, "default"),
-            destination_name: fields.text(&["DestinationName"])?,
-            source_type: or(fields.text(&["SourceType"])?, "consul"),
-            action: fields.text(&["Action"])?,
-            default_addr: fields.text(&["DefaultAddr"])?,
-            default_port: fields.number(&["DefaultPort"])?.unwrap_or(0),
-            meta: fields.pairs(&["Meta"])?.unwrap_or_default(),
-            ..Intention::default()
-        };
-        fields.ignore(&["Precedence", "CreatedAt", "UpdatedAt", "Hash", "CreateIndex", "ModifyIndex"]);
-        fields.finish()?;
-        Ok(intention)
+/// A wildcard stands alone, and behind one nothing is exact.
+fn check_wildcards(what: &str, ns: &str, name: &str, faults: &mut Vec<String>) {
+    let partial = |text: &str| text.contains(WILDCARD) && text != WILDCARD;
+    for (part, text) in [("NS", ns), ("Name", name)] {
+        if partial(text) {
+            faults.push(format!("{what}{part}: wildcard character '*' cannot be used with partial values"));
+        }
+    }
+    if ns == WILDCARD && name != WILDCARD {
+        faults.push(format!("{what}Name: exact value cannot follow wildcard namespace"));
+    }
+}
+
+fn decode_intention(body: &[u8]) -> Result<Intention, Malformed> {
+    let mut fields = Fields::new(decode::json(body)?)?;
+    let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+    let intention = Intention {
+        id: fields.text(&["ID"])?,
+        description: fields.text(&["Description"])?,
+        source_ns: or(fields.text(&["SourceNS"])?, "default"),
+        source_name: fields.text(&["SourceName"])?,
+        destination_ns: or(fields.text(&["DestinationNS"])?, "default"),
+        destination_name: fields.text(&["DestinationName"])?,
+        source_type: or(fields.text(&["SourceType"])?, "consul"),
+        action: fields.text(&["Action"])?,
+        default_addr: fields.text(&["DefaultAddr"])?,
+        default_port: fields.number(&["DefaultPort"])?.unwrap_or(0),
+        meta: fields.pairs(&["Meta"])?.unwrap_or_default(),
+        ..Intention::default()
     };
-    decoded().map_err(failed)
+    fields.ignore(&["Precedence", "CreatedAt", "UpdatedAt", "Hash", "CreateIndex", "ModifyIndex"]);
+    fields.finish()?;
+    Ok(intention)
 }
 
 #[cfg(test)]
@@ -289,11 +322,14 @@ mod tests {
 
     #[test]
     fn services_are_read_from_their_identities() {
-        let read = |uri: &str| service_of(uri);
+        let read = |uri: &str| identity_of(uri);
         assert_eq!(
             read("spiffe://11111111-2222-3333-4444-555555555555.consul/ns/default/dc/dc1/svc/a%20b"),
-            Some(("default".to_owned(), "a b".to_owned()))
+            Some(Identity::Service("default".to_owned(), "a b".to_owned()))
         );
+        for other in ["spiffe://x.consul", "spiffe://x.consul/agent/client/dc/dc1/id/y"] {
+            assert_eq!(read(other), Some(Identity::Other), "{other}");
+        }
         for bad in ["", "abc", "spiffe://x", "spiffe://x/ns/a/dc/b/svc/", "https://x/ns/a/dc/b/svc/c"] {
             assert_eq!(read(bad), None, "{bad}");
         }

@@ -224,6 +224,8 @@ impl Server {
             for name in ["RedundancyZoneTag", "UpgradeVersionTag"] {
                 fields.insert(name.to_owned(), Value::from(given.text(&[name])?));
             }
+            given.ignore(&["CreateIndex", "ModifyIndex"]);
+            given.finish()?;
             Ok(fields)
         };
         let fields = decoded().map_err(failed)?;

@@ -15,6 +15,9 @@ use crate::state::model::{Node, Service};
 use crate::state::queries::{DnsOptions, Failover, PreparedQuery, ServiceQuery, Template, template};
 use crate::state::{Command, State, Table, Topic};
 
+/// What Consul shows instead of a token.
+const HIDDEN_TOKEN: &str = "<hidden>";
+
 /// What a path below `/v1/query/` asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
@@ -65,6 +68,42 @@ impl ReadPart {
     }
 }
 
+/// A path that ends right behind `/v1/query` asks for a query of that name.
+fn asked_for(rest: &str) -> (&str, Asked) {
+    for (end, asked) in [("/execute", Asked::Execution), ("/explain", Asked::Explanation)] {
+        if let Some(id) = rest.strip_suffix(end) {
+            return (id, asked);
+        }
+        if rest == &end[1..] {
+            return (rest, asked);
+        }
+    }
+    (rest, Asked::Definition)
+}
+
+/// As Go reads one.
+pub(super) fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn limit_of(call: &Call<'_>) -> Result<i64, Reply> {
+    let Some(text) = call.query.filled("limit") else { return Ok(0) };
+    text.parse()
+        .map_err(|_| Reply::internal(&format!("Bad limit: strconv.Atoi: parsing {text:?}: invalid syntax")))
+}
+
+fn connect_of(call: &Call<'_>) -> Result<bool, Reply> {
+    let Some(text) = call.query.filled("connect") else { return Ok(false) };
+    go_bool(text).ok_or_else(|| {
+        let why = format!("strconv.ParseBool: parsing {text:?}: invalid syntax");
+        Reply::internal(&format!("Error parsing 'connect' value: {why}"))
+    })
+}
+
 impl Server {
     pub(super) async fn queries(&self, call: &Call<'_>) -> Handled {
         if *call.method == Method::POST {
@@ -79,11 +118,7 @@ impl Server {
 
     /// This path answers for its methods itself, and not quite like the others.
     pub(super) async fn query(&self, call: &Call<'_>) -> Handled {
-        let (id, asked) = match call.rest {
-            rest if rest.ends_with("/execute") => (&rest[..rest.len() - 8], Asked::Execution),
-            rest if rest.ends_with("/explain") => (&rest[..rest.len() - 8], Asked::Explanation),
-            rest => (rest, Asked::Definition),
-        };
+        let (id, asked) = asked_for(call.rest);
         let methods = if asked == Asked::Definition { "GET,PUT,DELETE" } else { "GET" };
         match (asked, call.method.as_str()) {
             (_, "OPTIONS") => {
@@ -161,7 +196,8 @@ impl Server {
     }
 
     async fn query_update(&self, call: &Call<'_>, id: &str) -> Handled {
-        let mut query = decode_query(&call.body)?;
+        let mut query =
+            if call.body.is_empty() { PreparedQuery::default() } else { decode_query(&call.body)? };
         self.same_datacenter(call)?;
         query.id = self.stored_query(id)?;
         self.query_store(query).await?;
@@ -182,6 +218,7 @@ impl Server {
 
     fn query_explain(&self, call: &Call<'_>, id: &str) -> Handled {
         let options = ReadOptions::parse(&call.query)?;
+        limit_of(call)?;
         let query = self.resolved(&self.engine.state(), id)?;
         let answer = Explained { query: &query, read: ReadPart::of(&options) };
         Ok(Reply::json(&answer, call.pretty).at(1).effective(options.consistency))
@@ -189,15 +226,10 @@ impl Server {
 
     fn query_execute(&self, call: &Call<'_>, id: &str) -> Handled {
         let options = ReadOptions::parse(&call.query)?;
-        let limit = match call.query.filled("limit") {
-            None => 0,
-            Some(text) => text.parse::<i64>().map_err(|_| {
-                Reply::internal(&format!("Bad limit: strconv.Atoi: parsing {text:?}: invalid syntax"))
-            })?,
-        };
+        let (limit, asked_connect) = (limit_of(call)?, connect_of(call)?);
         let state = self.engine.state();
         let query = self.resolved(&state, id)?;
-        let connect = query.service.connect || matches!(call.query.get("connect"), Some("1" | "t" | "true"));
+        let connect = query.service.connect || asked_connect;
         let mut nodes = raw_entries(&state, &query.service.service, connect);
         nodes.retain(|entry| chosen(&query.service, entry));
         fastrand::shuffle(&mut nodes);
@@ -261,15 +293,21 @@ fn check_query(query: &PreparedQuery) -> Result<(), String> {
     if query.name.is_empty() && query.session.is_empty() && !query.is_template() {
         return Err("Must be bound to a session".to_owned());
     }
+    if query.token == HIDDEN_TOKEN {
+        return Err(format!(
+            "Bad Token '{HIDDEN_TOKEN}', it looks like a query definition with a redacted token was submitted"
+        ));
+    }
     if query.service.service.is_empty() {
         return Err("Must provide a Service name to query".to_owned());
     }
     if query.service.failover.nearest_n < 0 {
         return Err(format!("Bad NearestN '{}', must be >= 0", query.service.failover.nearest_n));
     }
-    for meta in [&query.service.node_meta, &query.service.service_meta].into_iter().flatten() {
-        super::agent::check_pairs(meta)?;
-    }
+    // what Consul itself says of nodes may be asked for, and of services anything
+    let own = |key: &&String| !key.starts_with("consul-");
+    let plain = query.service.node_meta.iter().flatten().filter(|(key, _)| own(key));
+    super::agent::check_pairs(&plain.map(|(key, value)| (key.clone(), value.clone())).collect())?;
     let ttl = query.dns.ttl.as_str();
     if ttl.is_empty() {
         return Ok(());

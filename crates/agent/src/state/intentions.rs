@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Fault, State, Table};
+use super::{Change, Fault, State, Table, folded};
 
 pub const WILDCARD: &str = "*";
 
@@ -58,10 +58,25 @@ impl Intention {
         }
     }
 
+    /// Intentions are found without regard to case.
     pub fn covers(&self, side: Side, ns: &str, name: &str) -> bool {
         let (own_ns, own_name) = self.pair(side);
-        let fits = |own: &str, asked: &str| own == WILDCARD || own == asked;
+        let fits = |own: &str, asked: &str| own == WILDCARD || folded(own) == folded(asked);
         fits(own_ns, ns) && fits(own_name, name)
+    }
+
+    /// Unlike what is found, what is decided about a source goes by its exact name.
+    fn decides_about(&self, ns: &str, name: &str) -> bool {
+        let fits = |own: &str, asked: &str| own == WILDCARD || own == asked;
+        fits(&self.source_ns, ns) && fits(&self.source_name, name)
+    }
+
+    /// Whether another one is between the same two, without regard to case.
+    fn is_between_those_of(&self, other: &Intention) -> bool {
+        [Side::Source, Side::Destination].into_iter().all(|side| {
+            let ((ns, name), (other_ns, other_name)) = (self.pair(side), other.pair(side));
+            folded(ns) == folded(other_ns) && folded(name) == folded(other_name)
+        })
     }
 
     /// `DENY default/a => default/b (ID: ..., Precedence: 9)`.
@@ -115,7 +130,14 @@ impl State {
         destination: (&str, &str),
     ) -> Option<&Arc<Intention>> {
         let concerned = self.matching_intentions(Side::Destination, destination);
-        concerned.into_iter().find(|intention| intention.covers(Side::Source, source.0, source.1))
+        concerned.into_iter().find(|intention| intention.decides_about(source.0, source.1))
+    }
+
+    /// Another intention between the same two, which keeps this one from being taken. It is looked for before a write:
+    /// logs of earlier versions, which compared with case, must still replay.
+    pub fn twin_of(&self, intention: &Intention) -> Option<&Arc<Intention>> {
+        let twin = |other: &&Arc<Intention>| other.id != intention.id && other.is_between_those_of(intention);
+        self.intentions.values().find(twin)
     }
 
     pub(super) fn intention_set(&mut self, intention: &Intention, change: &mut Change) -> Result<(), Fault> {
@@ -186,7 +208,12 @@ mod tests {
         assert_eq!(decides("q", "b"), Some("allow"));
         assert_eq!(decides("a", "zz"), Some("allow"));
         assert_eq!(decides("q", "zz"), Some("deny"));
-        let twin = Command::IntentionSet(Box::new(intention("5", "a", "b", "allow")));
+        assert_eq!(decides("a", "B"), Some("deny"));
+        assert_eq!(decides("A", "b"), Some("allow"));
+        let twin = |source| intention("5", source, "b", "allow");
+        assert_eq!(state.twin_of(&twin("A")).map(|found| found.id.as_str()), Some("4"));
+        assert!(state.twin_of(&twin("c")).is_none());
+        let twin = Command::IntentionSet(Box::new(twin("a")));
         assert!(matches!(state.apply(&twin, 0).outcome, Err(Fault::IntentionTaken(_))));
     }
 }

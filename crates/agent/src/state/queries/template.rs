@@ -37,8 +37,8 @@ pub fn render(query: &PreparedQuery, name: &str) -> Result<PreparedQuery, String
             found.iter().map(|group| group.map_or_else(String::new, |g| g.as_str().to_owned())).collect()
         }),
     };
-    // both were compared without regard to case, so the length in bytes may differ: then there is no suffix
-    let suffix = name.get(query.name.len()..).unwrap_or_default();
+    // a prefix in other letters was found all the same, but it is not cut off
+    let suffix = name.strip_prefix(&*query.name).unwrap_or(name);
     let lookup = Lookup { full: name, prefix: &query.name, suffix, groups };
     let mut filled = query.clone();
     let service = &mut filled.service;
