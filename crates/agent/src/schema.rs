@@ -65,7 +65,7 @@ const EXPOSE: Field = always(
     ]),
 );
 
-const SERVICE_DEFAULTS: Fields = &[some("Protocol", Text), MESH_GATEWAY, EXPOSE, some("ExternalSNI", Text)];
+const SERVICE_DEFAULTS: Fields = &[always("Protocol", Text), MESH_GATEWAY, EXPOSE, some("ExternalSNI", Text)];
 const PROXY_DEFAULTS: Fields = &[always("Config", Any), MESH_GATEWAY, EXPOSE];
 const SERVICE_ROUTER: Fields = &[always("Routes", Objects(ROUTE))];
 pub const ROUTE: Fields = &[

@@ -91,7 +91,7 @@ impl Server {
             E::IntentionCheck => self.intention_check(call),
             E::ConnectAuthorize => self.connect_authorize(call),
             E::OperatorRaftPeer => self.operator_raft_peer(call),
-            E::OperatorKeyring => self.operator_keyring(),
+            E::OperatorKeyring => self.operator_keyring(call),
             E::AgentReload => Ok(Reply::ok()),
             E::AgentForceLeave => self.agent_force_leave(call),
             E::AgentJoin => self.agent_join(call),

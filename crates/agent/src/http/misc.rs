@@ -162,15 +162,17 @@ impl Server {
     }
 
     /// Nothing is gossiped, so there is no key.
-    pub(super) fn operator_keyring(&self) -> Handled {
+    pub(super) fn operator_keyring(&self, call: &Call<'_>) -> Handled {
+        keyring_asked(call).map_err(|why| Reply::bad(&format!("Bad request: {why}")))?;
         let (node, datacenter) = (&self.identity.node, self.datacenter());
-        let faults = [
+        let all = [
             "WAN error: 1/1 nodes reported failure".to_owned(),
             format!("{node}.{datacenter}: Keyring is empty (encryption not enabled)"),
             format!("{datacenter} (LAN) error: 1/1 nodes reported failure"),
             format!("{node}: Keyring is empty (encryption not enabled)"),
         ];
-        Err(Reply::internal(&super::several(&faults)))
+        let local = call.query.get("local-only").and_then(super::prepared::go_bool) == Some(true);
+        Err(Reply::internal(&super::several(&all[if local { 2 } else { 0 }..])))
     }
 
     /// Kept and shown: with one server there is nothing to pilot.
@@ -288,6 +290,29 @@ impl Server {
     ) -> std::sync::Arc<crate::state::State> {
         let interest = || crate::engine::watch::Interest::One(crate::state::Topic::Table(table));
         self.wait(options, interest, |s| s.table_index(table)).await
+    }
+}
+
+/// Whether the keyring is asked for as Consul wants it; there is none.
+fn keyring_asked(call: &Call<'_>) -> Result<(), String> {
+    if *call.method != Method::GET {
+        decode::json(&call.body).map_err(|Malformed(why)| format!("Request decode failed: {why}"))?;
+    }
+    if let Some(text) = call.query.filled("relay-factor") {
+        let factor: i64 = text.parse().map_err(|_| {
+            format!("Error parsing relay factor: strconv.Atoi: parsing {text:?}: invalid syntax")
+        })?;
+        if !(0..=5).contains(&factor) {
+            return Err("Invalid relay-factor: Relay factor must be in range: [0, 5]".to_owned());
+        }
+    }
+    let Some(text) = call.query.filled("local-only") else { return Ok(()) };
+    match super::prepared::go_bool(text) {
+        None => Err(format!("Error parsing local-only: strconv.ParseBool: parsing {text:?}: invalid syntax")),
+        Some(true) if *call.method != Method::GET => {
+            Err("Invalid use of local-only: local-only can only be set for list requests".to_owned())
+        }
+        Some(_) => Ok(()),
     }
 }
 
