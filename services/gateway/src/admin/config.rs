@@ -91,6 +91,8 @@ pub async fn replace(
             }
             (StatusCode::BAD_REQUEST, Json(body)).into_response()
         }
+        // the text is not to blame
+        Err(error @ Error::Loader) => internal(&error),
         Err(error @ (Error::Store(_) | Error::StoredConfig(_))) => {
             Message::answer(StatusCode::SERVICE_UNAVAILABLE, plinth_kit::problem::chain(&error))
         }
@@ -226,6 +228,6 @@ fn part<'t>(text: &'t str, boundary: &str) -> Option<&'t str> {
 }
 
 fn internal(error: &(dyn std::error::Error + 'static)) -> Response {
-    tracing::error!(error = plinth_kit::problem::chain(error), "the configuration cannot be shown");
+    tracing::error!(error = plinth_kit::problem::chain(error), "a request of the configuration failed");
     Message::answer(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred")
 }
