@@ -293,7 +293,7 @@ async fn run(
     load: Arc<AtomicUsize>,
     mut inbox: mpsc::UnboundedReceiver<Command>,
 ) {
-    let pools = Rc::new(Pools::new(shared.data_plane.pool));
+    let pools = Rc::new(Pools::new(shared.data_plane.pool, stats.clone()));
     let ahead = Rc::new(ReadAhead::new(shared.data_plane.read_ahead));
     let cached = RefCell::new(Rc::new(shared.current()));
     let worker = Rc::new(Worker {
@@ -360,6 +360,5 @@ async fn reap(worker: Rc<Worker>) {
     loop {
         interval.tick().await;
         worker.pools.reap();
-        worker.stats.pool_idle.set(worker.pools.len() as u64);
     }
 }

@@ -143,7 +143,10 @@ async fn a_slow_client_does_not_hold_the_upstream() {
             holds(gateway.metric("gateway_upstream_connections_idle").await == 1.0, "not yet")
         })
         .await;
-        assert!(gateway.metric("gateway_response_read_ahead_bytes").await > 0.0);
+        eventually("the answer is held", LIMIT, || async {
+            holds(gateway.metric("gateway_response_read_ahead_bytes").await > 0.0, "nothing")
+        })
+        .await;
         assert_eq!(gateway.get("/small").await.body(), "ok");
         assert_eq!(seen.connections.load(SeqCst), 1, "{path}: the connection serves others");
         whole(response.into_body()).await;

@@ -28,7 +28,7 @@ fn on_worker<F: Future>(future: F) -> F::Output {
 }
 
 fn pools() -> Rc<Pools> {
-    Rc::new(Pools::new(PoolSettings::default()))
+    Rc::new(Pools::new(PoolSettings::default(), Arc::default()))
 }
 
 fn limits() -> Limits {

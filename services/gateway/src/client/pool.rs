@@ -1,11 +1,13 @@
 //! Idle upstream connections of one worker: last in, first out, so that the least used ones age out.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::Connection;
+use crate::metrics::WorkerStats;
 
 /// Connections are alike when they lead to the same address with the same TLS settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,21 +44,16 @@ pub const REAP_EVERY: Duration = Duration::from_secs(1);
 pub struct Pools {
     settings: PoolSettings,
     idle: RefCell<HashMap<PoolKey, Vec<Connection>, foldhash::fast::RandomState>>,
-    count: Cell<usize>,
+    stats: Arc<WorkerStats>,
     /// Connections shared by many requests at once.
     pub(super) http2: super::http2::Connections,
 }
 
 impl Pools {
-    /// Empty pools.
+    /// Empty pools, which say in `stats` how many connections they keep.
     #[must_use]
-    pub fn new(settings: PoolSettings) -> Self {
-        Self {
-            settings,
-            idle: RefCell::default(),
-            count: Cell::new(0),
-            http2: super::http2::Connections::default(),
-        }
+    pub fn new(settings: PoolSettings, stats: Arc<WorkerStats>) -> Self {
+        Self { settings, idle: RefCell::default(), stats, http2: super::http2::Connections::default() }
     }
 
     /// The most recently used idle connection that is still open as far as the kernel has told.
@@ -65,7 +62,7 @@ impl Pools {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&key)?;
         while let Some(mut connection) = connections.pop() {
-            self.count.set(self.count.get() - 1);
+            self.stats.pool_idle.sub(1);
             if connection.stream.is_quiet() {
                 connection.idle_rounds = 0;
                 return Some(connection);
@@ -84,7 +81,7 @@ impl Pools {
         let connections = idle.entry(key).or_default();
         if connections.len() < self.settings.size {
             connections.push(connection);
-            self.count.set(self.count.get() + 1);
+            self.stats.pool_idle.add(1);
         }
     }
 
@@ -98,17 +95,17 @@ impl Pools {
                 connection.idle_rounds += 1;
                 connection.idle_rounds <= rounds && connection.stream.is_quiet()
             });
-            left += connections.len();
+            left += connections.len() as u64;
             !connections.is_empty()
         });
-        self.count.set(left);
+        self.stats.pool_idle.set(left);
         self.http2.reap(rounds);
     }
 
     /// Idle connections now.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.count.get()
+    pub fn len(&self) -> u64 {
+        self.stats.pool_idle.get()
     }
 
     /// No idle connection.
@@ -120,6 +117,6 @@ impl Pools {
     /// Closes all.
     pub fn clear(&self) {
         self.idle.borrow_mut().clear();
-        self.count.set(0);
+        self.stats.pool_idle.set(0);
     }
 }
