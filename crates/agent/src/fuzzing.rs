@@ -43,7 +43,7 @@ pub fn snapshot_reader(data: &[u8]) {
     }
     for bytes in [data, &framed] {
         match read_snapshot(Path::new("0.snapshot"), bytes) {
-            Ok(Some(state)) => assert!(written_again(&state).is_some()),
+            Ok(Some(state)) => assert_eq!(written_again(&state).err(), None),
             Ok(None) => {}
             Err(error) => assert!(says_where(&error), "{error}"),
         }
@@ -51,12 +51,13 @@ pub fn snapshot_reader(data: &[u8]) {
 }
 
 /// The state from its own snapshot.
-pub(crate) fn written_again(state: &State) -> Option<State> {
+pub(crate) fn written_again(state: &State) -> Result<State, String> {
     let mut bytes = Vec::new();
     for record in state.records() {
-        frame::encode(&mut bytes, &record).ok()?;
+        frame::encode(&mut bytes, &record).map_err(|error| format!("{record:?}: {error}"))?;
     }
-    read_snapshot(Path::new("0.snapshot"), &bytes).ok()?
+    let read = read_snapshot(Path::new("0.snapshot"), &bytes).map_err(|error| error.to_string())?;
+    read.ok_or_else(|| "it is not whole".to_owned())
 }
 
 fn says_where(error: &Error) -> bool {

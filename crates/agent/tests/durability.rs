@@ -120,6 +120,64 @@ async fn a_restart_restores_everything_through_snapshots() {
     agent.shutdown().await;
 }
 
+/// What is taken is read back, from the log and from a snapshot: values nested as deep as a body may be, and fractions.
+#[tokio::test]
+async fn deep_values_and_long_fractions_come_back() {
+    let nested =
+        |levels: usize| format!("{}1.2345678901234567890{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+    let ways: [(&str, fn(String) -> String); 3] = [
+        ("/v1/agent/service/register", |config| {
+            let proxy = format!(r#"{{"DestinationServiceName":"web","Config":{config}}}"#);
+            format!(r#"{{"Kind":"connect-proxy","Name":"local","Port":1,"Proxy":{proxy}}}"#)
+        }),
+        ("/v1/catalog/register", |config| {
+            let service = format!(r#"{{"Service":"remote","Proxy":{{"Config":{config}}}}}"#);
+            format!(r#"{{"Node":"n","Address":"10.0.0.1","Service":{service}}}"#)
+        }),
+        ("/v1/config", |config| format!(r#"{{"Kind":"proxy-defaults","Name":"global","Config":{config}}}"#)),
+    ];
+    let looks = [
+        "/v1/agent/service/local",
+        "/v1/catalog/service/local",
+        "/v1/catalog/service/remote",
+        "/v1/config/proxy-defaults/global",
+    ];
+    for compact_after in [u64::MAX, 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = Agent::start(settings(folder.path(), compact_after)).await.unwrap();
+        let base = format!("http://{}", agent.address());
+        for (path, body) in &ways {
+            let deepest = (1..600).rev().map(&nested).map(body);
+            let mut refused = 0;
+            for body in deepest {
+                let answer = put(&base, path, body).await.unwrap();
+                if answer.status() == 200 {
+                    break;
+                }
+                assert!(String::from_utf8_lossy(answer.body()).contains("exceeded max depth"), "{answer:?}");
+                refused += 1;
+            }
+            assert!((490..550).contains(&refused), "{path}: {refused} of 599 depths are refused");
+        }
+        let mut before = Vec::new();
+        for path in looks {
+            before.push(get(&base, path).await.into_body());
+        }
+        agent.shutdown().await;
+        let agent = Agent::start(settings(folder.path(), compact_after)).await.unwrap();
+        let base = format!("http://{}", agent.address());
+        for (path, before) in looks.iter().zip(before) {
+            let after = get(&base, path).await.into_body();
+            assert!(
+                before.windows(19).any(|part| part.starts_with(b"1.2345678901234567")),
+                "{path}: {before:?}"
+            );
+            assert_eq!(after, before, "{path}");
+        }
+        agent.shutdown().await;
+    }
+}
+
 /// Its log is empty, as right after a snapshot, so that nothing but the gap tells that everything is missing.
 #[tokio::test]
 async fn a_damaged_snapshot_is_no_empty_start() {
