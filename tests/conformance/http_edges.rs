@@ -23,6 +23,7 @@ on_both!(
     odd_but_legal,
     clients_that_leave,
     gzip_only_when_asked,
+    one_host,
 );
 
 struct Connection {
@@ -319,6 +320,24 @@ async fn long_urls_and_many_headers(side: &Side) {
     let query = "unknown=".to_owned() + &"q".repeat(20_000);
     let answer = connection.ask(&format!("GET /v1/status/leader?{query} HTTP/1.1\r\nHost: c\r\n\r\n")).await;
     assert_eq!(answer.status, 200, "{}: a query of 20 kB", side.name);
+}
+
+async fn one_host(side: &Side) {
+    for (version, hosts, why) in [
+        ("1.1", "", Some("missing required Host header")),
+        ("1.1", "Host: a\r\nHost: a\r\n", Some("too many Host headers")),
+        ("1.1", "Host: a b\r\n", Some("malformed Host header")),
+        ("1.1", "Host:\r\n", None),
+        ("1.0", "", None),
+    ] {
+        let mut connection = Connection::open(side).await;
+        let answer = connection.ask(&format!("GET /v1/status/leader HTTP/{version}\r\n{hosts}\r\n")).await;
+        assert_eq!(answer.status, if why.is_some() { 400 } else { 200 }, "{}: {hosts:?}", side.name);
+        let Some(why) = why else { continue };
+        assert_eq!(answer.text(), format!("400 Bad Request: {why}"), "{}", side.name);
+        assert_eq!(answer.header("connection"), Some("close"), "{}", side.name);
+        connection.closed().await;
+    }
 }
 
 async fn odd_but_legal(side: &Side) {

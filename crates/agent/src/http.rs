@@ -33,6 +33,7 @@ pub(crate) mod fuzzed;
 mod go_json;
 mod health;
 mod host;
+pub(crate) mod host_header;
 mod intentions;
 mod json;
 mod kv;

@@ -26,6 +26,7 @@ pub enum Kind {
     Object(Fields),
     Objects(Fields),
     MapOf(Fields),
+    TextMap,
 }
 
 /// A field: its name, its kind, and whether it is left out when empty.
@@ -45,7 +46,7 @@ const fn always(name: &'static str, kind: Kind) -> Field {
     Field { name, kind, optional: false }
 }
 
-use Kind::{Any, Bool, Float, Int, Ints, MapOf, Methods, Object, Objects, Text, Texts, Time};
+use Kind::{Any, Bool, Float, Int, Ints, MapOf, Methods, Object, Objects, Text, TextMap, Texts, Time};
 
 const MESH_GATEWAY: Field = always("MeshGateway", Object(&[some("Mode", Text)]));
 const EXPOSE: Field = always(
@@ -65,9 +66,12 @@ const EXPOSE: Field = always(
     ]),
 );
 
-const SERVICE_DEFAULTS: Fields = &[always("Protocol", Text), MESH_GATEWAY, EXPOSE, some("ExternalSNI", Text)];
-const PROXY_DEFAULTS: Fields = &[always("Config", Any), MESH_GATEWAY, EXPOSE];
-const SERVICE_ROUTER: Fields = &[always("Routes", Objects(ROUTE))];
+const META: Field = some("Meta", TextMap);
+
+const SERVICE_DEFAULTS: Fields =
+    &[always("Protocol", Text), MESH_GATEWAY, EXPOSE, some("ExternalSNI", Text), META];
+const PROXY_DEFAULTS: Fields = &[always("Config", Any), MESH_GATEWAY, EXPOSE, META];
+const SERVICE_ROUTER: Fields = &[always("Routes", Objects(ROUTE)), META];
 pub const ROUTE: Fields = &[
     some(
         "Match",
@@ -116,15 +120,18 @@ pub const ROUTE: Fields = &[
         ]),
     ),
 ];
-const SERVICE_SPLITTER: Fields = &[always(
-    "Splits",
-    Objects(&[
-        always("Weight", Float),
-        some("Service", Text),
-        some("ServiceSubset", Text),
-        some("Namespace", Text),
-    ]),
-)];
+const SERVICE_SPLITTER: Fields = &[
+    always(
+        "Splits",
+        Objects(&[
+            always("Weight", Float),
+            some("Service", Text),
+            some("ServiceSubset", Text),
+            some("Namespace", Text),
+        ]),
+    ),
+    META,
+];
 const SERVICE_RESOLVER: Fields = &[
     some("ConnectTimeout", Time),
     some("DefaultSubset", Text),
@@ -147,6 +154,7 @@ const SERVICE_RESOLVER: Fields = &[
             some("Datacenters", Texts),
         ]),
     ),
+    META,
 ];
 pub const SUBSET: Fields = &[some("Filter", Text), some("OnlyPassing", Bool)];
 const INGRESS_GATEWAY: Fields = &[
@@ -159,17 +167,21 @@ const INGRESS_GATEWAY: Fields = &[
             always("Services", Objects(&[always("Name", Text), always("Hosts", Texts)])),
         ]),
     ),
+    META,
 ];
-const TERMINATING_GATEWAY: Fields = &[always(
-    "Services",
-    Objects(&[
-        always("Name", Text),
-        some("CAFile", Text),
-        some("CertFile", Text),
-        some("KeyFile", Text),
-        some("SNI", Text),
-    ]),
-)];
+const TERMINATING_GATEWAY: Fields = &[
+    always(
+        "Services",
+        Objects(&[
+            always("Name", Text),
+            some("CAFile", Text),
+            some("CertFile", Text),
+            some("KeyFile", Text),
+            some("SNI", Text),
+        ]),
+    ),
+    META,
+];
 
 /// The proxy part of a service, as the catalog prints it.
 pub const PROXY: Fields = &[
@@ -284,7 +296,7 @@ fn read_value(value: Value, kind: Kind, at: &str, faults: &mut Faults) -> Option
         faults.values.push(format!("'{at}' expected type '{kind}', got unconvertible type '{found}'"));
         None
     };
-    match (kind, value) {
+    match (kind, unlisted(value, kind)) {
         (Kind::Text, Value::String(text)) => Some(Value::String(text)),
         (Kind::Text, Value::Number(number)) => Some(Value::String(number.to_string())),
         (Kind::Text, Value::Bool(flag)) => Some(Value::String(if flag { "1" } else { "0" }.to_owned())),
@@ -342,10 +354,35 @@ fn read_value(value: Value, kind: Kind, at: &str, faults: &mut Faults) -> Option
             };
             Some(Value::Object(map.into_iter().filter_map(read_one).collect()))
         }
-        (Kind::MapOf(_), value) => {
+        (Kind::TextMap, Value::Object(map)) => {
+            let read_one = |(key, value): (String, Value)| {
+                let value = if value.is_null() { Value::String(String::new()) } else { value };
+                let read = read_value(value, Kind::Text, &format!("{at}[{key}]"), faults)?;
+                Some((key, read))
+            };
+            Some(Value::Object(map.into_iter().filter_map(read_one).collect()))
+        }
+        (Kind::MapOf(_) | Kind::TextMap, value) => {
             faults.values.push(format!("'{at}' expected a map, got '{}'", name_of(&value)));
             None
         }
+    }
+}
+
+/// A list of one where no list is expected counts as what is in it, a list of objects where a map is as all of them.
+fn unlisted(value: Value, kind: Kind) -> Value {
+    let Value::Array(mut items) = value else { return value };
+    match kind {
+        Kind::Texts | Kind::Ints | Kind::Methods | Kind::Objects(_) => Value::Array(items),
+        Kind::Any | Kind::MapOf(_) | Kind::TextMap if items.iter().all(Value::is_object) => {
+            let maps = items.into_iter().filter_map(|item| match item {
+                Value::Object(map) => Some(map),
+                _ => None,
+            });
+            Value::Object(maps.flatten().collect())
+        }
+        _ if items.len() == 1 => items.remove(0),
+        _ => Value::Array(items),
     }
 }
 
@@ -431,7 +468,11 @@ fn put_all<M: SerializeMap>(
 ) -> Result<(), M::Error> {
     for field in fields {
         let value = values.get(field.name);
-        if field.optional && value.is_none_or(is_empty) {
+        let no_pairs = |value: &Value| {
+            matches!(field.kind, Kind::MapOf(_) | Kind::TextMap)
+                && value.as_object().is_some_and(Map::is_empty)
+        };
+        if field.optional && value.is_none_or(|value| is_empty(value) || no_pairs(value)) {
             continue;
         }
         map.serialize_entry(field.name, &Printed { kind: field.kind, value })?;

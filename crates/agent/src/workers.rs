@@ -24,7 +24,7 @@ use crate::duration;
 use crate::error::Error;
 use crate::feed::{self, Level};
 use crate::heads;
-use crate::http::{Answer, Server};
+use crate::http::{Answer, Server, host_header};
 
 /// Beyond that many the one writer and the memory's speed are the limit, and each costs a stack.
 const MOST: usize = 4;
@@ -181,6 +181,10 @@ impl Service<Request<Incoming>> for Requests {
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
+        if let Some(refused) = host_header::refused(request.method(), request.version(), request.headers()) {
+            self.progress.answered();
+            return Answering::Now(Some(refused));
+        }
         if self.server.engine.feed().wanted() {
             return self.told(request);
         }

@@ -149,8 +149,11 @@ fn steps(
     steps
 }
 
+/// With room for a field.
 fn segments(steps: &[(&'static str, usize)]) -> Vec<Segment> {
-    steps.iter().flat_map(|(list, index)| [Segment::from(*list), Segment::from(*index)]).collect()
+    let mut path = Vec::with_capacity(steps.len() * 2 + 1);
+    path.extend(steps.iter().flat_map(|(list, index)| [Segment::from(*list), Segment::from(*index)]));
+    path
 }
 
 /// Calls with the place those steps lead to.
@@ -297,7 +300,7 @@ impl Scope<'_, '_> {
     pub fn different(&mut self, field: &str, why: &'static str) {
         let at = self.at.key(field);
         self.loader.note(&at, crate::schema::Use::Different(why));
-        self.loader.warnings.push(Warning { path: at.path(), message: why.to_owned() });
+        self.loader.warnings.push(Warning { path: at.path(), message: why.into() });
     }
 
     /// Notes that a field's value works other than in Kong, where its author knows: no warning.
@@ -314,7 +317,7 @@ impl Scope<'_, '_> {
     pub fn ignored(&mut self, field: &str, why: &'static str) {
         let at = self.at.key(field);
         self.loader.note(&at, crate::schema::Use::Ignored(why));
-        self.loader.warnings.push(Warning { path: at.path(), message: why.to_owned() });
+        self.loader.warnings.push(Warning { path: at.path(), message: why.into() });
     }
 }
 
@@ -347,7 +350,7 @@ impl Loader {
     }
 
     fn warn(&mut self, at: &At<'_>, message: String) {
-        self.warnings.push(Warning { path: at.path(), message });
+        self.warnings.push(Warning { path: at.path(), message: message.into() });
     }
 
     /// A path as seen from the entity being read.

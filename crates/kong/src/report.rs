@@ -1,5 +1,6 @@
 //! What `plinth gateway check FILE` shows: for every field the file uses, what the gateway makes of it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use indexmap::IndexMap;
@@ -64,7 +65,7 @@ impl Report {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     pub path: Vec<Segment>,
-    pub message: String,
+    pub message: Cow<'static, str>,
 }
 
 impl fmt::Display for Warning {

@@ -88,10 +88,11 @@ fn document() -> impl Strategy<Value = Value> {
         let keys: Vec<Value> = (0..keys).map(|n| json!({"key": format!("{name}{n}")})).collect();
         json!({"username": name, "keyauth_credentials": keys, "acls": [{"group": "g"}]})
     });
-    let upstream =
-        ("[u-w]{2}", prop::collection::btree_set("[a-c]:[1-3]", 0..3)).prop_map(|(name, targets)| {
-            let targets: Vec<Value> = targets.iter().map(|target| json!({"target": target})).collect();
-            json!({"name": name, "targets": targets})
+    let upstream = ("[u-w]{1,2}", prop::collection::btree_map("[a-c]:[1-3]", 1..4_u32, 0..3), 10..13_u32)
+        .prop_map(|(name, targets, slots)| {
+            let target = |(target, weight): (&String, &u32)| json!({"target": target, "weight": weight});
+            let targets: Vec<Value> = targets.iter().map(target).collect();
+            json!({"name": name, "slots": slots, "targets": targets})
         });
     (
         prop::collection::vec(service, 0..4),
@@ -165,6 +166,17 @@ fn a_change_within_one_entity_is_as_a_load() {
         ("paths: [/c]", "paths: [/ü]"),
         ("target: b:2", "target: b:3"),
         ("name: up", "name: up2"),
+        ("name: up", "name: up\n  algorithm: least-connections"),
+        ("name: up", "name: up\n  client_certificate: {id: 6ba7b810-9dad-41d1-80b4-00c04fd430c8}"),
+        ("weight: 5", "weight: 6"),
+        ("weight: 5", "weight: 70000"),
+        ("weight: 5", "upstream: up"),
+        ("group: g", "group: h"),
+        ("tags: [of-acl]", "tags: [other]"),
+        ("secret: one", "secret: two"),
+        ("username: hmac", "username: other"),
+        ("client_secret: cs", "client_secret: other"),
+        ("client_id: ci", "client_id: other"),
         ("upstreams:\n", "services:\nupstreams:\n"),
         ("3.0", "2.1"),
         ("plugins: [{name: cors}]", "plugins: [{name: bot-detection}]"),
@@ -202,7 +214,21 @@ upstreams:
 - name: up
   targets:
   - target: a:1
+    weight: 5
   - target: b:2
+consumers:
+- username: one
+  acls:
+  - group: g
+    tags: [of-acl]
+  hmacauth_credentials:
+  - username: hmac
+    secret: one
+  oauth2_credentials:
+  - name: app
+    client_id: ci
+    client_secret: cs
+    redirect_uris: ["https://a.example/"]
 "#;
 
 fn same(before: &Config, after: &Config, name: &str) -> bool {

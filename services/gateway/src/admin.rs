@@ -8,6 +8,7 @@ mod explain;
 mod flatten;
 mod health;
 mod openapi;
+mod whole;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -134,7 +134,13 @@ pub(crate) fn default_settings() -> Settings {
 }
 
 fn empty_settings() -> Settings {
-    Settings { provider: "consul".to_owned(), config: Map::new(), create_index: 0, modify_index: 0 }
+    Settings {
+        provider: "consul".to_owned(),
+        config: Map::new(),
+        force_without_cross_signing: false,
+        create_index: 0,
+        modify_index: 0,
+    }
 }
 
 pub(super) fn disabled() -> Reply {
@@ -231,14 +237,14 @@ impl Server {
         let state = self.engine.state();
         let Some(authority) = state.authority().filter(|_| self.connect) else { return Err(disabled()) };
         self.same_datacenter(call)?;
-        let Settings { provider, config, create_index, modify_index } = &authority.settings;
+        let settings = &authority.settings;
         let shown = ShownSettings {
-            provider,
-            config,
-            state: config.get("test_state").and_then(Value::as_object),
-            force_without_cross_signing: false,
-            create_index: *create_index,
-            modify_index: *modify_index,
+            provider: &settings.provider,
+            config: &settings.config,
+            state: settings.config.get("test_state").and_then(Value::as_object),
+            force_without_cross_signing: settings.force_without_cross_signing,
+            create_index: settings.create_index,
+            modify_index: settings.modify_index,
         };
         Ok(Reply::json(&shown, call.pretty))
     }
@@ -248,11 +254,16 @@ impl Server {
         let mut fields = decode::json(&call.body).and_then(Fields::new).map_err(failed)?;
         let provider = fields.text(&["Provider"]).map_err(failed)?;
         let config = fields.object(&["Config"]).map_err(failed)?.unwrap_or_default();
-        fields.ignore(&["ForceWithoutCrossSigning", "State", "ClusterID", "CreateIndex", "ModifyIndex"]);
+        let force_without_cross_signing = fields.flag(&["ForceWithoutCrossSigning"]).map_err(failed)?;
+        fields.ignore(&["State", "ClusterID", "CreateIndex", "ModifyIndex"]);
         fields.finish().map_err(failed)?;
         let state = self.engine.state();
         let Some(authority) = state.authority().filter(|_| self.connect) else { return Err(disabled()) };
         self.same_datacenter(call)?;
+        let given = authority.active().is_some_and(|root| root.external);
+        if provider == authority.settings.provider && config == authority.settings.config && !given {
+            return Ok(Reply::ok());
+        }
         if provider != "consul" {
             let text = format!("could not initialize provider: unknown CA provider {provider:?}");
             return Err(Reply::internal(&text));
@@ -284,7 +295,7 @@ impl Server {
         // the key is in the root; the answer of this endpoint must not show it
         let mut config = config.clone();
         config.remove("PrivateKey");
-        let settings = Settings { config, ..empty_settings() };
+        let settings = Settings { config, force_without_cross_signing, ..empty_settings() };
         self.set_authority(&authority.cluster, settings, root).await?;
         Ok(Reply::ok())
     }

@@ -45,6 +45,9 @@ impl std::fmt::Debug for Root {
 pub struct Settings {
     pub provider: String,
     pub config: Map<String, Value>,
+    /// Only shown: every root here is signed by the one before.
+    #[serde(default)]
+    pub force_without_cross_signing: bool,
     pub create_index: u64,
     pub modify_index: u64,
 }

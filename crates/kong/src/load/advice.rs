@@ -6,7 +6,10 @@ use crate::model::{Config, Plugin, PluginConfig, Route};
 use crate::{Segment, Warning};
 
 /// Warnings on a whole, valid configuration about some of its routes and the places those have in the file.
-pub(super) fn advise(config: &Config, routes: &[(Arc<Route>, Vec<Segment>)]) -> Vec<Warning> {
+pub(super) fn advise(
+    config: &Config,
+    routes: impl Iterator<Item = (Arc<Route>, Vec<Segment>)>,
+) -> Vec<Warning> {
     let cors: Vec<&Plugin> = config
         .plugins
         .iter()
@@ -16,16 +19,14 @@ pub(super) fn advise(config: &Config, routes: &[(Arc<Route>, Vec<Segment>)]) -> 
         })
         .collect();
     routes
-        .iter()
         .filter(|(route, _)| misses_preflight(route) && cors.iter().any(|plugin| applies(plugin, route)))
-        .map(|(_, path)| {
-            let mut path = path.clone();
+        .map(|(_, mut path)| {
             path.push(Segment::from("methods"));
             Warning {
                 path,
                 message: "a CORS preflight (OPTIONS) does not match this route and gets 404, as in Kong; add OPTIONS to \
                           its methods, or set the cors plugin's preflight_any_method"
-                    .to_owned(),
+                    .into(),
             }
         })
         .collect()

@@ -11,7 +11,7 @@ use super::found::{Document, Found, Source};
 use super::fresh::fresh;
 use super::link::references;
 use super::ready::{Ready, Reference, Typed};
-use super::reload::{Made, Reloader};
+use super::reload::{Made, PutTogether, Reloader, Upstreams, with_targets};
 use super::vault::Vaults;
 use super::{Card, Fresh, Loader, State, Version, advice, segments, split, steps};
 use crate::model::Config;
@@ -64,7 +64,8 @@ fn change(old: &str, new: &str) -> (Range<usize>, Range<usize>) {
     let same = common(old.iter().zip(new), old.chunks(BLOCK).zip(new.chunks(BLOCK)));
     let start =
         old.get(..same).and_then(|same| same.iter().rposition(|b| *b == b'\n')).map_or(0, |at| at + 1);
-    let (old_rest, new_rest) = (old.get(same..).unwrap_or_default(), new.get(same..).unwrap_or_default());
+    // from the line's start: an added line may begin as the one it is put before
+    let (old_rest, new_rest) = (old.get(start..).unwrap_or_default(), new.get(start..).unwrap_or_default());
     let tail = common(
         old_rest.iter().rev().zip(new_rest.iter().rev()),
         old_rest.rchunks(BLOCK).zip(new_rest.rchunks(BLOCK)),
@@ -116,9 +117,19 @@ fn swap<T>(list: &mut [Arc<T>], old: &Arc<T>, new: &Arc<T>) -> Option<()> {
     Some(())
 }
 
-/// Puts an entity where its former version is. Not those that make up others, or on which others depend.
-fn replace(config: &mut Config, old: &Typed, new: &Typed) -> Option<()> {
+/// Puts an entity where its former version is. Not vaults, whose values are everywhere.
+fn replace(config: &mut Config, upstreams: &mut Upstreams, old: &Typed, new: &Typed) -> Option<()> {
     match (old, new) {
+        (Typed::Upstream(_), Typed::Upstream(new)) => {
+            let parts = upstreams.get_mut(&new.id)?;
+            parts.0 = Arc::clone(new);
+            put_together(config, parts)
+        }
+        (Typed::Target(of, old), Typed::Target(to, new)) if of == to => {
+            let parts = upstreams.get_mut(of)?;
+            swap(&mut parts.1, old, new)?;
+            put_together(config, parts)
+        }
         (Typed::Service(old), Typed::Service(new)) => swap(&mut config.services, old, new),
         (Typed::Route(old), Typed::Route(new)) => swap(&mut config.routes, old, new),
         (Typed::Consumer(old), Typed::Consumer(new)) => swap(&mut config.consumers, old, new),
@@ -131,8 +142,21 @@ fn replace(config: &mut Config, old: &Typed, new: &Typed) -> Option<()> {
         (Typed::Key(old), Typed::Key(new)) => swap(&mut config.keyauth_credentials, old, new),
         (Typed::Jwt(old), Typed::Jwt(new)) => swap(&mut config.jwt_secrets, old, new),
         (Typed::Basic(old), Typed::Basic(new)) => swap(&mut config.basicauth_credentials, old, new),
+        (Typed::Hmac(old), Typed::Hmac(new)) => swap(&mut config.hmacauth_credentials, old, new),
+        (Typed::Acl(old), Typed::Acl(new)) => swap(&mut config.acls, old, new),
+        (Typed::OAuth2(old), Typed::OAuth2(new)) => swap(&mut config.oauth2_credentials, old, new),
+        (Typed::Sni(old), Typed::Sni(new)) => swap(&mut config.snis, old, new),
+        (Typed::CaCertificate(old), Typed::CaCertificate(new)) => swap(&mut config.ca_certificates, old, new),
         _ => None,
     }
+}
+
+/// An upstream of which a part is another one now.
+fn put_together(config: &mut Config, (bare, targets, made): &mut PutTogether) -> Option<()> {
+    let new = with_targets(bare, targets);
+    swap(&mut config.upstreams, made, &new)?;
+    *made = new;
+    Some(())
 }
 
 impl Reloader {
@@ -173,11 +197,11 @@ impl Reloader {
         }
         let ready = self.reread(last, card, before, text)?;
         let mut config = last.config.clone();
-        replace(&mut config, &before.typed, &ready.typed)?;
+        replace(&mut config, &mut self.upstreams, &before.typed, &ready.typed)?;
         let place = steps(&last.cards, card.entity, card.index, card.parent);
         let mut warnings: Vec<Warning> = ready.warnings_at(&place).collect();
         if let Typed::Route(route) = &ready.typed {
-            warnings.extend(advice::advise(&config, &[(Arc::clone(route), segments(&place))]));
+            warnings.extend(advice::advise(&config, std::iter::once((Arc::clone(route), segments(&place)))));
         }
         self.settle(document, piece, (old, new), ready, config.clone());
         Some(Loaded { config, report: Report::default(), warnings })
@@ -251,7 +275,7 @@ mod tests {
     use super::*;
     use crate::{Format, Secrets};
 
-    const FILE: &str = "_format_version: \"3.0\"\nservices:\n- name: one\n  host: one.example\n  routes:\n  - name: a\n    paths: [/a]\n  tags: [t]\nroutes:\n- name: b\n  service: one\n  paths: [/b]\n";
+    const FILE: &str = "_format_version: \"3.0\"\nservices:\n- name: one\n  host: one.example\n  routes:\n  - name: a\n    paths: [/a]\n  tags: [t]\nroutes:\n- name: b\n  service: one\n  paths: [/b]\nupstreams:\n- name: up\n  targets:\n  - target: a:1\n    weight: 5\n  - target: b:2\nconsumers:\n- username: c\n  acls:\n  - group: g\n    tags: [h]\n";
 
     /// Which changes take the short way; that both ways give the same is tested from outside.
     #[test]
@@ -264,6 +288,9 @@ mod tests {
         };
         assert!(short("[/a]", "[/a, /c]") && short("[/b]", "[/b]\n  strip_path: false"));
         assert!(short("host: one", "host: two") && short("  tags: [t]\n", ""), "around what is nested");
+        assert!(short("weight: 5", "weight: 7"), "a target");
+        assert!(short("- name: up\n", "- name: up\n  slots: 100\n"), "its upstream");
+        assert!(short("tags: [h]", "tags: [i]"), "what belongs to a consumer");
         assert!(short("name: one", "name: one"), "no change at all");
         assert!(!short("name: one", "name: other"), "others may refer to the name");
         assert!(!short("  service: one\n", "  service: two\n"), "another reference");

@@ -43,13 +43,19 @@ pub struct Reloader {
     context: String,
     pub(super) loads: u64,
     /// Upstreams with their targets, by id: what they were put together from.
-    upstreams: HashMap<Uuid, PutTogether>,
+    pub(super) upstreams: Upstreams,
     /// The last text that came apart by its lines, and what it gave.
     pub(super) last: Option<Last>,
 }
 
 /// An upstream without targets, its targets, and what both make.
-type PutTogether = (Arc<Upstream>, Vec<Arc<Target>>, Arc<Upstream>);
+pub(super) type PutTogether = (Arc<Upstream>, Vec<Arc<Target>>, Arc<Upstream>);
+pub(super) type Upstreams = HashMap<Uuid, PutTogether>;
+
+pub(super) fn with_targets(bare: &Upstream, targets: &[Arc<Target>]) -> Arc<Upstream> {
+    let targets = targets.iter().map(|target| Target::clone(target)).collect();
+    Arc::new(Upstream { targets, ..bare.clone() })
+}
 
 pub(super) enum Failed {
     Faults(Vec<Fault>),
@@ -294,7 +300,7 @@ impl Reloader {
             let loads = self.loads;
             self.ready.retain(|_, (_, used)| *used == loads);
         }
-        warnings.extend(advice::advise(&config, &fresh_routes));
+        warnings.extend(advice::advise(&config, fresh_routes.into_iter()));
         let report = loader.report.take().map_or_else(Report::default, crate::report::ReportBuilder::finish);
         let loaded = Loaded { config, report, warnings };
         Made { loaded, cards: kept, version: loader.version, vaults: loader.vaults }
@@ -312,10 +318,7 @@ impl Reloader {
             });
             let made = match before {
                 Some((_, _, made)) => made,
-                None => {
-                    let targets = own.iter().map(|target| Target::clone(target)).collect();
-                    Arc::new(Upstream { targets, ..Upstream::clone(upstream) })
-                }
+                None => with_targets(upstream, &own),
             };
             next.insert(upstream.id, (std::mem::replace(upstream, Arc::clone(&made)), own, made));
         }

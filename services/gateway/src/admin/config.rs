@@ -1,22 +1,18 @@
 //! `/config`: the whole configuration, read and replaced.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::State as Extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::BytesMut;
 use plinth_kit::problem::Problem;
 use plinth_kong::Format;
-use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Value, json};
 
-use super::entities::{KINDS, Kind};
 use super::flatten::flattened;
-use super::{Message, Parameters, State};
+use super::{Message, Parameters, State, whole};
 use crate::error::Error;
 use crate::reload::Applied;
 
@@ -81,8 +77,8 @@ pub async fn replace(
     match configurator.post(Arc::clone(&text), format, unless_same).await {
         Ok(Applied::Same) => StatusCode::NOT_MODIFIED.into_response(),
         Ok(Applied::New(snapshot)) => {
-            let answer = configurator.aside(move || entities(&snapshot.config)).await;
-            answer.unwrap_or_else(|error| internal(&error))
+            let headers = [(header::CONTENT_TYPE, "application/json")];
+            (StatusCode::CREATED, headers, whole::body(configurator.clone(), snapshot)).into_response()
         }
         Err(Error::Config { faults, .. }) => {
             let mut body = refused(&faults);
@@ -104,71 +100,6 @@ pub async fn replace(
             });
             (StatusCode::BAD_REQUEST, Json(body)).into_response()
         }
-    }
-}
-
-/// All entities that run now. Ten thousand routes make five megabytes: they are written in pieces, since one buffer that
-/// doubles would take twice that.
-fn entities(config: &plinth_kong::Config) -> Response {
-    let mut pieces = Pieces::default();
-    if let Err(error) = serde_json::to_writer(&mut pieces, &Entities(config)) {
-        return internal(&error);
-    }
-    let length = pieces.0.iter().map(BytesMut::len).sum::<usize>();
-    let pieces = pieces.0.into_iter().map(|piece| Ok::<_, Infallible>(piece.freeze()));
-    let headers =
-        [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, length.to_string())];
-    (StatusCode::CREATED, headers, Body::from_stream(futures_util::stream::iter(pieces))).into_response()
-}
-
-/// Takes what is written in buffers of one size.
-#[derive(Default)]
-struct Pieces(Vec<BytesMut>);
-
-impl Pieces {
-    const SIZE: usize = 64 * 1024;
-}
-
-impl std::io::Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.last().is_none_or(|piece| piece.len() == Self::SIZE) {
-            self.0.push(BytesMut::with_capacity(Self::SIZE));
-        }
-        let Some(piece) = self.0.last_mut() else { return Ok(0) };
-        let taken = bytes.len().min(Self::SIZE - piece.len());
-        piece.extend_from_slice(&bytes[..taken]);
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Every entity, by collection and id. Written one by one, as there may be many.
-struct Entities<'c>(&'c plinth_kong::Config);
-
-impl Serialize for Entities<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for kind in KINDS.iter().filter(|kind| kind.each(self.0).next().is_some()) {
-            map.serialize_entry(kind.name, &Collection(self.0, kind))?;
-        }
-        map.end()
-    }
-}
-
-struct Collection<'c>(&'c plinth_kong::Config, &'static Kind);
-
-impl Serialize for Collection<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for entity in self.1.each(self.0) {
-            if let Some(id) = entity["id"].as_str() {
-                map.serialize_entry(id, &entity)?;
-            }
-        }
-        map.end()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Kong's collections as the Admin API names them, and their entities as JSON.
 
+use std::sync::Arc;
+
 use plinth_kong::Config;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -64,17 +66,21 @@ impl Kind {
 
     /// The same one by one: ten thousand at once are a lot of memory.
     pub fn each<'c>(&self, config: &'c Config) -> impl Iterator<Item = Value> + use<'c> {
-        fn values<T: Serialize>(items: &[T]) -> Box<dyn Iterator<Item = Value> + '_> {
-            // entities are plain data: each has a JSON form
-            Box::new(items.iter().filter_map(|item| serde_json::to_value(item).ok()))
-        }
+        let steps = self.steps(config);
+        (0..steps.count).flat_map(steps.entities)
+    }
+
+    /// The same to be left and taken up again anywhere.
+    pub fn steps<'c>(&self, config: &'c Config) -> Steps<'c> {
         let name = self.name;
-        let all = match name {
+        let plain = match name {
             "services" => values(&config.services),
             "routes" => values(&config.routes),
             "plugins" => values(&config.plugins),
             "consumers" => values(&config.consumers),
-            "certificates" => Box::new(certificates(config).into_iter()),
+            "certificates" => Steps::of(&config.certificates, |certificate| {
+                shown(certificate, &config.snis).into_iter().collect()
+            }),
             "snis" => values(&config.snis),
             "ca_certificates" => values(&config.ca_certificates),
             "jwt_secrets" => values(&config.jwt_secrets),
@@ -84,17 +90,24 @@ impl Kind {
             "acls" => values(&config.acls),
             "oauth2_credentials" => values(&config.oauth2_credentials),
             "vaults" => values(&config.vaults),
-            "targets" => Box::new(config.upstreams.iter().flat_map(|upstream| targets(upstream))),
-            "upstreams" => Box::new(values(&config.upstreams).map(|mut upstream| {
-                upstream.as_object_mut().map(|fields| fields.remove("targets"));
+            "targets" => Steps::of(&config.upstreams, targets),
+            "upstreams" => Steps::of(&config.upstreams, |upstream| {
+                let mut upstream = value(upstream);
                 upstream
-            })),
-            _ => Box::new(std::iter::empty()),
+                    .iter_mut()
+                    .filter_map(Value::as_object_mut)
+                    .for_each(|fields| drop(fields.remove("targets")));
+                upstream
+            }),
+            _ => values::<()>(&[]),
         };
-        all.map(move |mut entity| {
-            config.conceal(name, &mut entity);
-            entity
-        })
+        let entities = plain.entities;
+        let concealed = move |at| {
+            let mut entities = entities(at);
+            entities.iter_mut().for_each(|entity| config.conceal(name, entity));
+            entities
+        };
+        Steps { count: plain.count, entities: Box::new(concealed) }
     }
 
     /// One entity, by id or name.
@@ -103,6 +116,32 @@ impl Kind {
         let by = |field: &str| self.each(config).find(|value| is(value, field));
         by("id").or_else(|| by(self.key))
     }
+}
+
+/// The entities of a collection in steps; most have one in each.
+pub struct Steps<'c> {
+    /// How many there are.
+    pub count: usize,
+    /// Those of one step.
+    pub entities: Box<dyn Fn(usize) -> Vec<Value> + Send + 'c>,
+}
+
+impl<'c> Steps<'c> {
+    fn of<T: Send + Sync>(items: &'c [Arc<T>], entities: impl Fn(&T) -> Vec<Value> + Send + 'c) -> Self {
+        Self {
+            count: items.len(),
+            entities: Box::new(move |at| items.get(at).map(|item| entities(item)).unwrap_or_default()),
+        }
+    }
+}
+
+fn values<T: Serialize + Send + Sync>(items: &[Arc<T>]) -> Steps<'_> {
+    Steps::of(items, value)
+}
+
+/// Entities are plain data: each has a JSON form.
+fn value(entity: &impl Serialize) -> Vec<Value> {
+    serde_json::to_value(entity).into_iter().collect()
 }
 
 fn targets(upstream: &plinth_kong::Upstream) -> Vec<Value> {
@@ -114,14 +153,11 @@ fn targets(upstream: &plinth_kong::Upstream) -> Vec<Value> {
     upstream.targets.iter().filter_map(with_parent).collect()
 }
 
-/// Certificates with the names they are for, as Kong shows them.
-fn certificates(config: &Config) -> Vec<Value> {
-    let with_names = |certificate: &plinth_kong::Certificate| {
-        let mut value = serde_json::to_value(certificate).ok()?;
-        let names = config.snis.iter().filter(|sni| sni.certificate == certificate.id);
-        let names: Vec<&str> = names.map(|sni| sni.name.as_str()).collect();
-        value.as_object_mut()?.insert("snis".to_owned(), json!(names));
-        Some(value)
-    };
-    config.certificates.iter().filter_map(|certificate| with_names(certificate)).collect()
+/// A certificate with the names it is for, as Kong shows it.
+fn shown(certificate: &plinth_kong::Certificate, snis: &[Arc<plinth_kong::Sni>]) -> Option<Value> {
+    let mut value = serde_json::to_value(certificate).ok()?;
+    let names = snis.iter().filter(|sni| sni.certificate == certificate.id);
+    let names: Vec<&str> = names.map(|sni| sni.name.as_str()).collect();
+    value.as_object_mut()?.insert("snis".to_owned(), json!(names));
+    Some(value)
 }

@@ -17,7 +17,7 @@ pub(super) fn decode_entry(mut given: Map<String, Value>) -> Result<ConfigEntry,
         None => return Err("Payload does not contain a kind/Kind key at the top level".to_owned()),
     };
     let name = take("Name").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
-    for ignored in ["CreateIndex", "ModifyIndex", "Meta"] {
+    for ignored in ["CreateIndex", "ModifyIndex"] {
         take(ignored);
     }
     let fields = schema::of(&kind).ok_or_else(|| format!("invalid config entry kind: {kind}"))?;
