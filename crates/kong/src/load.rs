@@ -67,7 +67,7 @@ enum State {
 
 #[derive(Debug)]
 struct Fresh {
-    text: Box<str>,
+    digest: u128,
     id: Uuid,
     /// The id of the first entity with this content.
     first_id: Uuid,

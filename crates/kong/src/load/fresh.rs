@@ -1,6 +1,5 @@
 //! An entity that was not there before, or not like this: read, validated, typed.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
@@ -20,13 +19,13 @@ pub(super) fn fresh(
     loader: &mut Loader,
     cards: &[Card],
     one: &Found<'_>,
-    text_of: Cow<'_, str>,
+    (text_of, digest): (&str, u128),
     parent: Option<(&'static str, Uuid)>,
     copies: &mut HashMap<Uuid, u32, RandomState>,
 ) -> Result<Fresh, Failed> {
     let node = match &one.source {
         Source::Node(node) => node.clone(),
-        Source::Text(_) => lone_entry(&text_of, one.entity).ok_or(Failed::Odd)?,
+        Source::Text(_) => lone_entry(text_of, one.entity).ok_or(Failed::Odd)?,
     };
     let place = steps(cards, one.entity, one.index, one.parent);
     let label = if one.entity.collection == "plugins" {
@@ -62,7 +61,7 @@ pub(super) fn fresh(
         *before += 1;
     }
     Ok(Fresh {
-        text: text_of.into(),
+        digest,
         id: source.id(one.entity, copy),
         first_id,
         given_id: matches!(source, IdSource::Given(_)),
@@ -141,8 +140,7 @@ impl Fresh {
 
     pub fn into_ready(self) -> Ready {
         Ready {
-            text: self.text,
-            parent: self.parent,
+            digest: self.digest,
             copy: self.copy,
             id: self.id,
             first_id: self.first_id,

@@ -182,7 +182,7 @@ impl Reloader {
         };
         let card = last.cards.get(at)?;
         let State::Kept(before) = &card.state else { return None };
-        let mut text = String::with_capacity(before.text.len() + new.len());
+        let mut text = String::new();
         for (index, (range, _)) in last.pieces.0.iter().enumerate().filter(|(_, (_, of))| *of == at) {
             if index == piece {
                 text.push_str(last.text.get(range.start..old.start)?);
@@ -195,7 +195,7 @@ impl Reloader {
         if !is_lone(card.entity, &text) {
             return None;
         }
-        let ready = self.reread(last, card, before, text)?;
+        let ready = self.reread(last, card, before, &text)?;
         let mut config = last.config.clone();
         replace(&mut config, &mut self.upstreams, &before.typed, &ready.typed)?;
         let place = steps(&last.cards, card.entity, card.index, card.parent);
@@ -208,7 +208,7 @@ impl Reloader {
     }
 
     /// The entity in its new version, with the references it had.
-    fn reread(&self, last: &Last, card: &Card, before: &Ready, text: String) -> Option<Arc<Ready>> {
+    fn reread(&self, last: &Last, card: &Card, before: &Ready, text: &str) -> Option<Arc<Ready>> {
         let parent = card.parent.and_then(|(at, back)| Some((back, last.cards.get(at)?.id())));
         let mut loader = Loader::new(self.secrets.clone(), false);
         loader.version = last.version;
@@ -219,8 +219,8 @@ impl Reloader {
             parent: card.parent,
             source: Source::Text(Vec::new()),
         };
-        let mut fresh =
-            fresh(&mut loader, &last.cards, &one, text.into(), parent, &mut HashMap::default()).ok()?;
+        let text = (text, self.digest(card.entity, text, parent.map(|(_, id)| id)));
+        let mut fresh = fresh(&mut loader, &last.cards, &one, text, parent, &mut HashMap::default()).ok()?;
         if !loader.faults.is_empty() || !stands_for(before, &fresh) {
             return None;
         }
@@ -253,11 +253,9 @@ impl Reloader {
         let Some(card) = last.cards.get_mut(at) else { return };
         self.loads += 1;
         if let State::Kept(before) = &card.state {
-            let key = self.key(card.entity, &before.text, before.parent, before.copy);
-            self.ready.remove(&key);
+            self.ready.remove(&(before.digest, before.copy));
         }
-        let key = self.key(card.entity, &ready.text, ready.parent, ready.copy);
-        self.ready.insert(key, (Arc::clone(&ready), self.loads));
+        self.ready.insert((ready.digest, ready.copy), (Arc::clone(&ready), self.loads));
         card.state = State::Kept(ready);
         let moved = |place: usize| place - old.end + new.end;
         for (index, (range, _)) in last.pieces.0.iter_mut().enumerate().skip(piece) {

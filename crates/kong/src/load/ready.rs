@@ -31,9 +31,8 @@ pub(super) struct Reference {
 
 #[derive(Debug)]
 pub(super) struct Ready {
-    /// What it was read from; equal text in an equal place means an equal entity.
-    pub text: Box<str>,
-    pub parent: Option<Uuid>,
+    /// Of what it was read from and where that stood.
+    pub digest: u128,
     /// How many entities of the same content came before it.
     pub copy: u32,
     pub id: Uuid,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, Hasher, RandomState as Keyed};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -36,9 +36,10 @@ pub(crate) fn load(document: &str, format: Format, secrets: Secrets) -> Result<L
 pub struct Reloader {
     pub(super) secrets: Secrets,
     keep: bool,
-    hasher: RandomState,
-    /// By the hash of text, place and copy.
-    pub(super) ready: HashMap<u64, (Arc<Ready>, u64), RandomState>,
+    /// Two, so that no two texts are taken for the same: they are not kept to be compared.
+    hashers: [Keyed; 2],
+    /// By the digest of text and place, and by the copy.
+    pub(super) ready: HashMap<(u128, u32), (Arc<Ready>, u64), RandomState>,
     /// What all of `ready` depends on besides their own text.
     context: String,
     pub(super) loads: u64,
@@ -99,7 +100,7 @@ impl Reloader {
         Reloader {
             secrets,
             keep: true,
-            hasher: RandomState::default(),
+            hashers: [Keyed::new(), Keyed::new()],
             ready: HashMap::default(),
             context: String::new(),
             loads: 0,
@@ -190,7 +191,8 @@ impl Reloader {
                 Source::Node(_) if !self.keep => Cow::Borrowed(""),
                 Source::Node(node) => Cow::Owned(node.text()),
             };
-            let state = match self.kept(one.entity, &text, parent.map(|(_, id)| id), &mut copies) {
+            let digest = self.digest(one.entity, &text, parent.map(|(_, id)| id));
+            let state = match self.kept(digest, &mut copies) {
                 Some(ready) => {
                     if let Typed::Vault(vault) = &ready.typed {
                         loader
@@ -200,7 +202,8 @@ impl Reloader {
                     State::Kept(ready)
                 }
                 None => {
-                    let mut fresh = Box::new(fresh(loader, &cards, &one, text, parent, &mut copies)?);
+                    let mut fresh =
+                        Box::new(fresh(loader, &cards, &one, (&text, digest), parent, &mut copies)?);
                     if let Some(Err(message)) = early.as_mut().map(|early| early.finish(&mut fresh, &one)) {
                         untyped.push((cards.len(), message));
                     }
@@ -215,33 +218,29 @@ impl Reloader {
         Ok(cards)
     }
 
-    pub(super) fn key(&self, entity: &Entity, text: &str, parent: Option<Uuid>, copy: u32) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(entity.collection.as_bytes());
-        hasher.write_u128(parent.map_or(0, |id| id.as_u128()));
-        hasher.write_u32(copy);
-        hasher.write(text.as_bytes());
-        hasher.finish()
+    /// Of what makes an entity: equal ones stand in an equal place with an equal text.
+    pub(super) fn digest(&self, entity: &Entity, text: &str, parent: Option<Uuid>) -> u128 {
+        if !self.keep {
+            return 0;
+        }
+        let [high, low] = self.hashers.each_ref().map(|keyed| {
+            let mut hasher = keyed.build_hasher();
+            hasher.write(entity.collection.as_bytes());
+            hasher.write_u128(parent.map_or(0, |id| id.as_u128()));
+            hasher.write(text.as_bytes());
+            u128::from(hasher.finish())
+        });
+        high << 64 | low
     }
 
-    /// The entity as it was kept, if it stood in the same place with the same text.
-    fn kept(
-        &mut self,
-        entity: &Entity,
-        text: &str,
-        parent: Option<Uuid>,
-        copies: &mut HashMap<Uuid, u32, RandomState>,
-    ) -> Option<Arc<Ready>> {
+    /// The entity as it was kept.
+    fn kept(&mut self, digest: u128, copies: &mut HashMap<Uuid, u32, RandomState>) -> Option<Arc<Ready>> {
         if self.ready.is_empty() {
             return None;
         }
         let mut copy = 0;
         loop {
-            let key = self.key(entity, text, parent, copy);
-            let (ready, used) = self.ready.get_mut(&key)?;
-            if ready.parent != parent || ready.copy != copy || *ready.text != *text {
-                return None;
-            }
+            let (ready, used) = self.ready.get_mut(&(digest, copy))?;
             if ready.by_content {
                 let before = copies.entry(ready.first_id).or_default();
                 if *before > copy {
@@ -289,8 +288,7 @@ impl Reloader {
                 continue;
             }
             if new {
-                let key = self.key(card.entity, &ready.text, ready.parent, ready.copy);
-                self.ready.insert(key, (Arc::clone(&ready), self.loads));
+                self.ready.insert((ready.digest, ready.copy), (Arc::clone(&ready), self.loads));
             }
             kept.push(Card { state: State::Kept(ready), ..card });
         }
