@@ -125,7 +125,8 @@ async fn a_restart_restores_everything_through_snapshots() {
 async fn deep_values_and_long_fractions_come_back() {
     let nested =
         |levels: usize| format!("{}1.2345678901234567890{}", "{\"a\":".repeat(levels), "}".repeat(levels));
-    let ways: [(&str, fn(String) -> String); 3] = [
+    type Body = fn(String) -> String;
+    let ways: [(&str, Body); 3] = [
         ("/v1/agent/service/register", |config| {
             let proxy = format!(r#"{{"DestinationServiceName":"web","Config":{config}}}"#);
             format!(r#"{{"Kind":"connect-proxy","Name":"local","Port":1,"Proxy":{proxy}}}"#)

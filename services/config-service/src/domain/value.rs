@@ -9,7 +9,11 @@ use serde_json::value::RawValue;
 /// Largest value, in bytes of JSON text. Consul's own limit is 512 KiB and covers the whole transaction.
 pub const MAX_VALUE: usize = 256 * 1024;
 
-/// Valid JSON of at most [`MAX_VALUE`] bytes. Cheap to clone; compared byte by byte.
+/// Deepest nesting of lists and objects: most parsers end at 128 levels, and a list of items has some around a value. One that
+/// is deeper would spoil what all readers of its environment get.
+pub const MAX_DEPTH: usize = 100;
+
+/// Valid JSON of at most [`MAX_VALUE`] bytes and [`MAX_DEPTH`] levels. Cheap to clone; compared byte by byte.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JsonText(Arc<str>);
 
@@ -17,6 +21,8 @@ pub struct JsonText(Arc<str>);
 pub enum ValueFault {
     #[error("must be at most {MAX_VALUE} bytes of JSON, not {0}")]
     TooLarge(usize),
+    #[error("must be nested at most {MAX_DEPTH} levels deep, not {0}")]
+    TooDeep(usize),
     #[error("is not JSON")]
     NotJson,
 }
@@ -30,7 +36,10 @@ impl JsonText {
             return Err(ValueFault::TooLarge(text.len()));
         }
         serde_json::from_str::<&RawValue>(text).map_err(|_| ValueFault::NotJson)?;
-        Ok(Self(text.into()))
+        match depth(text) {
+            deep if deep > MAX_DEPTH => Err(ValueFault::TooDeep(deep)),
+            _ => Ok(Self(text.into())),
+        }
     }
 
     /// # Errors
@@ -42,6 +51,25 @@ impl JsonText {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Of valid JSON.
+fn depth(json: &str) -> usize {
+    let (mut now, mut most, mut quoted, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                now += 1;
+                most = most.max(now);
+            }
+            b'}' | b']' if !quoted => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
 }
 
 impl Serialize for JsonText {
@@ -79,6 +107,17 @@ mod tests {
         let exact = format!("\"{}\"", "x".repeat(MAX_VALUE - 2));
         assert!(JsonText::parse(&exact).is_ok());
         assert_eq!(JsonText::parse(&format!("\"x{}", &exact[1..])), Err(ValueFault::TooLarge(MAX_VALUE + 1)));
+    }
+
+    #[test]
+    fn refuses_what_readers_would_choke_on() {
+        let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(JsonText::parse(&nested(MAX_DEPTH)).is_ok());
+        assert_eq!(JsonText::parse(&nested(MAX_DEPTH + 1)), Err(ValueFault::TooDeep(MAX_DEPTH + 1)));
+        assert_eq!(JsonText::parse(&nested(50_000)), Err(ValueFault::TooDeep(50_000)));
+        let text = format!(r#"{{"a\\":"\"{}","b":[]}}"#, "[".repeat(200));
+        assert_eq!(depth(&text), 2, "brackets in a text are text");
+        assert!(JsonText::parse(&text).is_ok());
     }
 
     #[test]

@@ -25,7 +25,7 @@ const MAX_DESCRIPTION: usize = 1024;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutItem {
-    /// Any JSON, at most 256 KiB; kept exactly as it is spelled.
+    /// Any JSON, at most 256 KiB and 100 levels deep; kept exactly as it is spelled.
     #[schema(value_type = serde_json::Value)]
     value: Box<RawValue>,
     /// What the item is for, at most 1024 characters. Absent: as before. null: none.

@@ -1,10 +1,11 @@
 //! Consul, upstreams that are well or not, and replicas of the aggregator.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -147,15 +148,26 @@ impl World {
 
     /// Waits until the catalog has the instance in this status; its output.
     pub async fn reaches(&self, id: &str, status: &str, deadline: Duration) -> String {
-        eventually(&format!("{id} is {status}"), deadline, || async {
+        self.reached(id, status, deadline).await.0
+    }
+
+    /// The same with the last time at which it had not come to that.
+    pub async fn reached(&self, id: &str, status: &str, deadline: Duration) -> (String, Instant) {
+        let not_yet = Cell::new(Instant::now());
+        let output = eventually(&format!("{id} is {status}"), deadline, || async {
+            let looked = Instant::now();
             let checks =
                 self.client.health().state("any", &Read::default()).await.map_err(|e| e.to_string())?;
             match checks.value.into_iter().find(|check| check.service_id == id) {
                 Some(check) if check.status == status => Ok(check.output),
-                other => Err(format!("{other:?}")),
+                other => {
+                    not_yet.set(looked);
+                    Err(format!("{other:?}"))
+                }
             }
         })
-        .await
+        .await;
+        (output, not_yet.get())
     }
 }
 
