@@ -14,10 +14,13 @@ use tokio::task::JoinHandle;
 use crate::engine::Engine;
 use crate::engine::watch::Interest;
 use crate::state::local::{LocalCheck, Runner};
-use crate::state::model::{Check, Definition};
-use crate::state::{Command, State, Table, Topic};
+use crate::state::model::Definition;
+use crate::state::{Command, Table, Topic};
 
+mod mirror;
 mod probe;
+
+pub(crate) use mirror::mirrored;
 
 /// What the answer's body follows in an output.
 const BODY: &str = " Output: ";
@@ -143,30 +146,10 @@ async fn mirror_for_ever(engine: Arc<Engine>, node: String, check: Arc<LocalChec
         let (status, output) = mirrored(&state, &node, &check.target, &check.check.check_id);
         report(&engine, &node, &check.check.check_id, &status, output).await;
         state = engine.wait(&interest, index, MIRROR_EVERY, |s| s.table_index(Table::Checks)).await;
-    }
-}
-
-/// What an alias stands for, now: of this agent's own registrations unless it names a node.
-pub(crate) fn mirrored(state: &State, own: &str, target: &Definition, id: &str) -> (String, String) {
-    let service = &target.alias_service;
-    let here = target.alias_node.is_empty();
-    if here && !service.is_empty() && state.local_service(service).is_none() {
-        return ("critical".to_owned(), format!("Service {service} could not be found on node "));
-    }
-    let concerns =
-        |check: &Check| check.check_id != id && (check.service_id.is_empty() || check.service_id == *service);
-    let checks: Vec<&Check> = if target.alias_node.is_empty() || target.alias_node.eq_ignore_ascii_case(own) {
-        state.local_checks().map(|local| &local.check).filter(|check| concerns(check)).collect()
-    } else {
-        state.node_checks(&target.alias_node).into_iter().map(|c| &**c).filter(|c| concerns(c)).collect()
-    };
-    let rank = |check: &&Check| ["passing", "warning", "critical"].iter().position(|s| *s == check.status);
-    match checks.into_iter().max_by_key(rank) {
-        Some(worst) if worst.status != "passing" => {
-            (worst.status.clone(), format!("Aliased check \"{}\" failing: {}", worst.name, worst.output))
+        if engine.stopping() {
+            // it waits for nothing any more: going on would be a loop that never gives way
+            return;
         }
-        Some(_) => ("passing".to_owned(), "All checks passing.".to_owned()),
-        None => ("passing".to_owned(), "No checks found.".to_owned()),
     }
 }
 
@@ -179,5 +162,37 @@ async fn report(engine: &Engine, node: &str, id: &str, status: &str, output: Str
     };
     if let Err(error) = engine.write(command).await {
         tracing::debug!(check = %id, %error, "a probe's result was not stored");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::State;
+
+    /// The store that stops lets all go who wait, for good: who only waited again would go round for ever.
+    #[test]
+    fn an_alias_ends_with_the_store() {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let ended = runtime.block_on(async {
+            let engine = Arc::new(Engine::start(State::default(), None, u64::MAX).unwrap());
+            let check = LocalCheck {
+                check: Default::default(),
+                target: Definition::default(),
+                runner: Runner::Alias,
+                deregister_after: None,
+                critical_since: None,
+                success_before_passing: 0,
+                failures_before_critical: 0,
+                output_max_size: 0,
+            };
+            let alias = tokio::spawn(mirror_for_ever(engine.clone(), "n".to_owned(), Arc::new(check)));
+            engine.stop().await;
+            tokio::time::timeout(Duration::from_secs(10), alias).await
+        });
+        // without waiting for a task that may go round
+        runtime.shutdown_background();
+        assert!(ended.is_ok());
     }
 }
