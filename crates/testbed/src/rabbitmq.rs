@@ -106,6 +106,8 @@ impl Rabbit {
         }
         let process = self.broker.insert(Process::spawn("rabbitmq", command, folder));
         let addr = self.addr;
+        // The listener for TLS opens after the plain one.
+        let tls = self.tls.as_ref().map(|(_, port)| (Ipv4Addr::LOCALHOST, port.port()));
         eventually("RabbitMQ speaks AMQP", Duration::from_secs(90), || {
             process.assert_running();
             async move {
@@ -114,7 +116,13 @@ impl Rabbit {
                 let mut frame = [0; 1];
                 stream.read_exact(&mut frame).await?;
                 // A method frame (connection.start).
-                if frame == [1] { Ok(()) } else { Err(std::io::Error::other(format!("{frame:?}"))) }
+                if frame != [1] {
+                    return Err(std::io::Error::other(format!("{frame:?}")));
+                }
+                if let Some(tls) = tls {
+                    TcpStream::connect(tls).await?;
+                }
+                Ok(())
             }
         })
         .await;
