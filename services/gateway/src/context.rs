@@ -191,9 +191,9 @@ pub struct Outcome {
     pub response_body_bytes: u64,
     /// Bytes of the head sent to the client, near enough (names, values and separators).
     pub response_head_bytes: u64,
-    /// The head sent to the client; kept only when the chain has a log phase that asks for it
-    /// ([`crate::plugins::Chain::wants_response_headers`]).
-    pub response_headers: Option<HeaderMap>,
+    /// The headers sent to the client as the log shows them; only when the chain has a log phase that does
+    /// ([`crate::plugins::Chain::logged_headers`]).
+    pub response_headers: Option<Vec<u8>>,
     /// The client went away before the response's end.
     pub aborted: bool,
     /// A cookie made for consistent hashing, on its way to the client.
@@ -220,6 +220,36 @@ pub trait Tap: std::fmt::Debug {
     fn data(&mut self, data: &Bytes);
     /// The end; `complete` is false when the upstream or the client broke off.
     fn end(self: Box<Self>, complete: bool);
+}
+
+/// Headers for the answer, one value for each name, the last one set. A list, not a map: they are written once and moved once.
+#[derive(Clone, Debug, Default)]
+pub struct ReplyHeaders(Vec<(HeaderName, HeaderValue)>);
+
+impl ReplyHeaders {
+    /// Makes room for so many more.
+    pub fn reserve(&mut self, more: usize) {
+        self.0.reserve(more);
+    }
+
+    /// Sets one.
+    pub fn insert(&mut self, name: HeaderName, value: HeaderValue) {
+        self.0.push((name, value));
+    }
+
+    /// Nothing was set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Puts them in place of those that `headers` has by the same names.
+    pub fn move_to(&mut self, headers: &mut HeaderMap) {
+        headers.reserve(self.0.len());
+        for (name, value) in std::mem::take(&mut self.0) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 /// A request on its way through the gateway.
@@ -254,7 +284,7 @@ pub struct RequestContext {
     pub credential: Option<Credential>,
     /// Headers every answer to the client gets (they replace those of the same name), whether it comes from the
     /// upstream or the gateway. Applied before the header phase.
-    pub reply_headers: HeaderMap,
+    pub reply_headers: ReplyHeaders,
     /// Bodies, as far as plugins look into them.
     pub bodies: Bodies,
     /// Values a plugin carries from one of its phases to another, by type.
@@ -289,7 +319,9 @@ impl RequestContext {
     /// A request header as text; `None` when absent or not visible ASCII.
     #[must_use]
     pub fn header(&self, name: &HeaderName) -> Option<&str> {
-        self.head.headers.get(name)?.to_str().ok()
+        let value = self.head.headers.get(name)?.as_bytes();
+        // What a header may hold and is ASCII is visible.
+        if value.is_ascii() { std::str::from_utf8(value).ok() } else { None }
     }
 
     /// The host the client asked for, with its port: the one in the target (`:authority` of HTTP/2) before `Host`.

@@ -19,8 +19,8 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::client::RequestBody;
 use crate::context::{
-    Bodies, ClientConnection, EarlyBody, EarlyResponse, Outcome, RequestContext, RequestId, Source, Timing,
-    forwarded_https,
+    Bodies, ClientConnection, EarlyBody, EarlyResponse, Outcome, ReplyHeaders, RequestContext, RequestId,
+    Source, Timing, forwarded_https,
 };
 use crate::identity;
 use crate::plugins::{BodySource, Chain};
@@ -80,7 +80,7 @@ pub async fn handle(
         stripped_prefix: None,
         consumer: None,
         credential: None,
-        reply_headers: HeaderMap::new(),
+        reply_headers: ReplyHeaders::default(),
         bodies: Bodies::default(),
         carried: http::Extensions::new(),
         timing,
@@ -299,9 +299,7 @@ fn finish(
     let snapshot = context.snapshot.clone();
     let entry = context.route.and_then(|route| snapshot.routes.get(route));
     let chain = entry.map_or(&snapshot.unmatched, |entry| &entry.chain);
-    if !context.reply_headers.is_empty() {
-        merge(&mut head.headers, std::mem::take(&mut context.reply_headers));
-    }
+    context.reply_headers.move_to(&mut head.headers);
     chain.header(&mut context, &mut head);
     let mut tap = context.bodies.tap.take();
     if let Some(body) = context.bodies.reply.take() {
@@ -319,9 +317,7 @@ fn finish(
     if chain.logs() {
         context.outcome.status = head.status;
         context.outcome.response_head_bytes = head_bytes(&head.headers);
-        if chain.wants_response_headers() {
-            context.outcome.response_headers = Some(head.headers.clone());
-        }
+        context.outcome.response_headers = chain.logged_headers(&head.headers);
         ending.log = Some(context);
     }
     Response::from_parts(head, ProxyBody::new(content, ending))
@@ -351,24 +347,6 @@ fn rewritten(
             Content::Empty
         }
         other => other,
-    }
-}
-
-/// Replaces headers by those of `from`, all values of a name.
-fn merge(into: &mut HeaderMap, from: HeaderMap) {
-    let mut current: Option<HeaderName> = None;
-    for (name, value) in from {
-        // a name comes with its first value only
-        match (name, &current) {
-            (Some(name), _) => {
-                into.insert(name.clone(), value);
-                current = Some(name);
-            }
-            (None, Some(name)) => {
-                into.append(name.clone(), value);
-            }
-            (None, None) => {}
-        }
     }
 }
 

@@ -42,18 +42,24 @@ pub fn plain(folder: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The seed's plugins next to plain Envoy and Traefik.
+/// The seed's plugins next to the same gateway without any, with a short request and with theirs, and next to plain
+/// Envoy and Traefik.
 pub fn plugins(folder: &Path) -> Result<(), Failed> {
     let peers_folder = provision::proxies()?;
     let upstream = address(19_000);
     let _upstream = start_upstream("nginx", upstream, folder)?;
     let (file, headers) = kongfile::with_plugins(folder, upstream)?;
+    let without = kongfile::plain(folder, upstream)?;
     let mut peers = vec![
-        gateway("gateway+plugins", 18_001, &file, headers, folder)?,
+        gateway("gateway+plugins", 18_001, &file, headers.clone(), folder)?,
+        gateway("gateway", 18_005, &without, Vec::new(), folder)?,
+        gateway("gateway, same request", 18_006, &without, headers, folder)?,
         envoy(&peers_folder, upstream, folder)?,
         traefik(&peers_folder, upstream, folder)?,
     ];
     measure(&mut peers)?;
+    let plain = report("the seed's plugins against the gateway without", &peers, "gateway");
+    println!("\ngateway with plugins / gateway: {plain:.2} (bar: at most 1.25)");
     for peer in ["envoy", "traefik"] {
         let ratio = report("the seed's plugins against plain proxying", &peers, peer);
         println!("\ngateway with plugins / plain {peer}: {ratio:.2} (bar: at most 0.50)");

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header, response};
 use uuid::Uuid;
 
 use super::{
-    Labels, access_log, acl, basic_auth, bot_detection, correlation, cors, file_log, hmac_auth,
+    Labels, access_log, acl, basic_auth, bot_detection, correlation, cors, entry, file_log, hmac_auth,
     ip_restriction, jwks_auth, jwt, key_auth, metrics, oas_validation, oauth2, opentelemetry, proxy_cache,
     rate_limiting, remote_log, request_transformer, response_ratelimiting, response_transformer, session,
     size_limiting, termination, zipkin,
@@ -348,10 +348,10 @@ impl Chain {
         self.logs
     }
 
-    /// Whether the log phase reads the response's headers.
+    /// The response's headers as the log shows them, if the log phase does.
     #[must_use]
-    pub fn wants_response_headers(&self) -> bool {
-        self.wants_response_headers
+    pub fn logged_headers(&self, headers: &HeaderMap) -> Option<Vec<u8>> {
+        self.wants_response_headers.then(|| entry::headers_text(headers))
     }
 
     /// After the response's last byte.

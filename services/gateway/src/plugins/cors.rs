@@ -1,5 +1,7 @@
 //! cors: which pages of other origins may read the answers.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 use plinth_kong::{CorsConfig, Pattern};
 
@@ -125,21 +127,19 @@ impl Cors {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, one.clone());
                 false
             }
-            Origins::Listed(list) => {
-                match origin.and_then(|origin| list.iter().find(|allowed| allowed.fits(origin))) {
-                    Some(Allowed::Any) => true,
-                    Some(_) => {
-                        if let Some(origin) = origin {
-                            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-                        }
-                        false
+            Origins::Listed(list) => match origin.and_then(|origin| first_fitting(list, origin)) {
+                Some(Allowed::Any) => true,
+                Some(_) => {
+                    if let Some(origin) = origin {
+                        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
                     }
-                    None => {
-                        headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
-                        false
-                    }
+                    false
                 }
-            }
+                None => {
+                    headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+                    false
+                }
+            },
         };
         if any {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -181,7 +181,21 @@ fn origins(list: &[String]) -> Result<Origins, String> {
         }
         _ => {}
     }
-    list.iter().map(|entry| allowed(entry)).collect::<Result<_, _>>().map(Origins::Listed)
+    let mut list = list.iter().map(|entry| allowed(entry)).collect::<Result<Vec<_>, _>>()?;
+    // What stands behind it is never asked.
+    if let Some(any) = list.iter().position(|allowed| matches!(allowed, Allowed::Any)) {
+        list.truncate(any + 1);
+    }
+    Ok(Origins::Listed(list))
+}
+
+/// The first entry that allows the origin, or another that says the same of it.
+fn first_fitting<'l>(list: &'l [Allowed], origin: &HeaderValue) -> Option<&'l Allowed> {
+    let written = |allowed: &&Allowed| matches!(allowed, Allowed::Origin(allowed) if *allowed == *origin);
+    list.iter().find(written).or_else(|| {
+        let origin = origin.to_str().ok().and_then(normal);
+        list.iter().find(|allowed| allowed.fits(origin.as_deref()))
+    })
 }
 
 fn allowed(entry: &str) -> Result<Allowed, String> {
@@ -191,32 +205,39 @@ fn allowed(entry: &str) -> Result<Allowed, String> {
     if is_plain(entry)
         && let Some(origin) = normal(entry)
     {
-        return Ok(Allowed::Origin(origin));
+        return Ok(Allowed::Origin(origin.into_owned()));
     }
     let pattern = Box::new(Pattern::whole(entry)?);
     Ok(Allowed::Pattern { pattern, whole: entry.contains(':') })
 }
 
 /// Scheme and host lower-case, default ports dropped.
-fn normal(origin: &str) -> Option<String> {
-    let (scheme, host) = origin.split_once("://")?;
-    let (scheme, host) = (scheme.to_ascii_lowercase(), host.trim_end_matches('/').to_ascii_lowercase());
-    let default = match scheme.as_str() {
-        "http" => ":80",
-        "https" => ":443",
+fn normal(origin: &str) -> Option<Cow<'_, str>> {
+    let scheme = &origin[..origin.find(':')?];
+    let host = origin[scheme.len()..].strip_prefix("://")?;
+    let default = match scheme.len() {
+        4 if scheme.eq_ignore_ascii_case("http") => ":80",
+        5 if scheme.eq_ignore_ascii_case("https") => ":443",
         _ => "",
     };
-    let host = if default.is_empty() { &*host } else { host.strip_suffix(default).unwrap_or(&host) };
-    Some(format!("{scheme}://{host}"))
+    let bare = host.trim_end_matches('/');
+    let bare = if default.is_empty() { bare } else { bare.strip_suffix(default).unwrap_or(bare) };
+    if bare.len() == host.len() && !origin.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Some(Cow::Borrowed(origin));
+    }
+    let mut normal = [scheme, "://", bare].concat();
+    normal.make_ascii_lowercase();
+    Some(Cow::Owned(normal))
 }
 
 impl Allowed {
-    fn fits(&self, origin: &HeaderValue) -> bool {
-        let Some(origin) = origin.to_str().ok().and_then(normal) else { return matches!(self, Allowed::Any) };
+    /// Whether it allows this origin, in its normal form if it has one.
+    fn fits(&self, origin: Option<&str>) -> bool {
+        let Some(origin) = origin else { return matches!(self, Allowed::Any) };
         match self {
             Allowed::Any => true,
             Allowed::Origin(allowed) => *allowed == origin,
-            Allowed::Pattern { pattern, whole: true } => pattern.is_match(&origin),
+            Allowed::Pattern { pattern, whole: true } => pattern.is_match(origin),
             Allowed::Pattern { pattern, whole: false } => {
                 let host = origin.split_once("://").map_or("", |(_, host)| host);
                 pattern.is_match(host.split(':').next().unwrap_or(host))

@@ -90,10 +90,8 @@ impl FileLog {
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
-            match entry::write(ctx, &self.entities, line) {
-                Ok(()) => self.writer.write(line),
-                Err(error) => tracing::error!(%error, "file-log: an entry could not be made"),
-            }
+            entry::write(ctx, &self.entities, line);
+            self.writer.write(line);
         });
     }
 }

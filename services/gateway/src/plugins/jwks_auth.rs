@@ -121,6 +121,7 @@ impl JwksAuth {
         if let Some(caller) = auth.cached(&token) {
             return Ok(caller);
         }
+        let token = token.into_owned();
         let verifying = self.control.spawn(async move { auth.verify(&token).await });
         // The task ends early only with the control runtime.
         verifying.await.unwrap_or(Err(Rejection::NoKeys)).map_err(Refusal::Rejected)

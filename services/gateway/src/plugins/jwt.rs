@@ -97,7 +97,7 @@ impl Jwt {
             Some(verified) => verified,
             None => {
                 let verified = self.verify(&token)?;
-                cache::put(self.serial, token, verified.clone());
+                cache::put(self.serial, token.into_owned(), verified.clone());
                 verified
             }
         };

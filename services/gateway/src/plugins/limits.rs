@@ -34,7 +34,11 @@ pub(super) struct Window {
 
 impl Window {
     pub fn of(period: Period, now: SystemTime) -> Window {
-        let now = seconds(now);
+        Window::at(period, seconds(now))
+    }
+
+    /// The window of a second since 1970.
+    fn at(period: Period, now: u64) -> Window {
         let length = match period {
             Period::Second => 1,
             Period::Minute => 60,
@@ -52,7 +56,7 @@ impl Window {
 
     /// The window before this one.
     pub fn before(&self, period: Period) -> Window {
-        Window::of(period, UNIX_EPOCH + Duration::from_secs(self.start.saturating_sub(1)))
+        Window::at(period, self.start.saturating_sub(1))
     }
 
     /// The part of the window before that still lies within one length from `now`: 1 at this window's start, 0 at its end.
@@ -128,8 +132,8 @@ struct Count {
 
 impl Count {
     /// Opens the window of `now`; a clock set back a little does not open an old one again.
-    fn turn(&mut self, period: Period, now: SystemTime) -> Window {
-        let window = Window::of(period, now);
+    fn turn(&mut self, period: Period, now: u64) -> Window {
+        let window = Window::at(period, now);
         if self.window < window.start || self.window > window.start + window.length {
             let follows = self.used > 0 && self.window == window.before(period).start;
             let before = if follows { self.used } else { 0 };
@@ -216,9 +220,10 @@ impl Limits {
         let mut counts = counters.lock();
         let mut usage = Usage::default();
         let mut within = true;
+        let second = seconds(now);
         for limit in limits {
             let at = limit.period as usize;
-            let window = counts[at].turn(limit.period, now);
+            let window = counts[at].turn(limit.period, second);
             usage[at] = counts[at].used;
             if sliding && counts[at].before > 0 {
                 usage[at] += (counts[at].before as f64 * window.weight_of_before(now)) as u64;
@@ -239,7 +244,7 @@ impl Limits {
         let mut counts = counters.lock();
         let mut usage = Usage::default();
         for limit in periods {
-            counts[limit.period as usize].turn(limit.period, now);
+            counts[limit.period as usize].turn(limit.period, seconds(now));
             usage[limit.period as usize] = counts[limit.period as usize].used;
         }
         usage
@@ -251,7 +256,7 @@ impl Limits {
         let mut counts = counters.lock();
         for limit in periods {
             let count = &mut counts[limit.period as usize];
-            count.turn(limit.period, now);
+            count.turn(limit.period, seconds(now));
             count.used = count.used.saturating_add(amount);
         }
     }

@@ -142,10 +142,8 @@ impl Opentelemetry {
             }
         }
         if let Some(queue) = &self.logs {
-            match entry::line(ctx, &self.entities) {
-                Ok(line) => queue.push(records::log(trace, ctx, &line).encode_to_vec()),
-                Err(error) => tracing::error!(%error, "opentelemetry: a log record could not be made"),
-            }
+            let line = entry::line(ctx, &self.entities);
+            queue.push(records::log(trace, ctx, &line).encode_to_vec());
         }
     }
 }

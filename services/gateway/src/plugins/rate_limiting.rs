@@ -65,7 +65,7 @@ impl Shared {
 
 #[derive(Debug)]
 pub(super) struct RateLimiting {
-    limits: Arc<[Limit]>,
+    limits: Shown,
     scope: Scope,
     by: By,
     hide_headers: bool,
@@ -73,6 +73,28 @@ pub(super) struct RateLimiting {
     status: StatusCode,
     message: Arc<str>,
     counting: Counting,
+}
+
+/// Limits, and each as the value of its header.
+#[derive(Debug)]
+struct Shown {
+    limits: Box<[Limit]>,
+    values: Box<[HeaderValue]>,
+}
+
+impl FromIterator<Limit> for Shown {
+    fn from_iter<I: IntoIterator<Item = Limit>>(limits: I) -> Shown {
+        let limits: Box<[Limit]> = limits.into_iter().collect();
+        Shown { values: limits.iter().map(|limit| number(limit.most)).collect(), limits }
+    }
+}
+
+impl std::ops::Deref for Shown {
+    type Target = [Limit];
+
+    fn deref(&self) -> &[Limit] {
+        &self.limits
+    }
 }
 
 #[derive(Debug)]
@@ -89,7 +111,7 @@ struct Fallback {
     /// The policy was chosen; else it is Kong's `fault_tolerant`, which says nothing to the client.
     stated: bool,
     /// This gateway's share of the limits, and where it counts alone.
-    share: Box<[Limit]>,
+    share: Shown,
     limits: Arc<Limits>,
     metric: IntCounter,
 }
@@ -124,7 +146,6 @@ impl RateLimiting {
         shared: &Shared,
         pools: &Pools,
     ) -> Result<RateLimiting, String> {
-        let limits: Vec<Limit> = config.limits().map(|(period, most)| Limit::new(period, most)).collect();
         let rate = config.sync_rate.filter(|rate| *rate > 0.0).map(Duration::try_from_secs_f64);
         let counting = match (config.policy, rate) {
             (Policy::Local, _) => Counting::Local(Arc::clone(&shared.limits)),
@@ -139,7 +160,7 @@ impl RateLimiting {
             }
         };
         Ok(RateLimiting {
-            limits: limits.into(),
+            limits: config.limits().map(|(period, most)| Limit::new(period, most)).collect(),
             scope,
             by: By::new(config.limit_by, config.header_name.as_deref(), config.path.as_deref())?,
             hide_headers: config.hide_client_headers,
@@ -252,31 +273,39 @@ impl RateLimiting {
     fn decide(
         &self,
         ctx: &mut RequestContext,
-        limits: &[Limit],
+        limits: &Shown,
         usage: Usage,
         now: SystemTime,
     ) -> Option<EarlyResponse> {
         let used_up = |limit: &Limit| usage[limit.period as usize] >= limit.most;
         let refused = limits.iter().any(used_up);
-        let mut tightest: Option<(u64, u64, Window)> = None;
-        for limit in limits {
+        let headers = &mut ctx.reply_headers;
+        if !self.hide_headers {
+            headers.reserve(2 * limits.len() + 3);
+        }
+        let mut tightest: Option<(u64, Period, HeaderValue, HeaderValue)> = None;
+        for (limit, most) in limits.iter().zip(&limits.values) {
             let left = limit.most.saturating_sub(usage[limit.period as usize]);
             let left = if refused { left } else { left.saturating_sub(1) };
-            // The longer period wins a tie; they come shortest first.
-            if tightest.is_none_or(|(least, ..)| left <= least) {
-                tightest = Some((left, limit.most, Window::of(limit.period, now)));
-            }
+            let rest = number(left);
             if !self.hide_headers {
                 let (of_limit, of_rest) = headers::names(limit.period);
-                ctx.reply_headers.insert(of_limit, number(limit.most));
-                ctx.reply_headers.insert(of_rest, number(left));
+                headers.insert(of_limit, most.clone());
+                headers.insert(of_rest, rest.clone());
+            }
+            // The longer period wins a tie; they come shortest first.
+            if tightest.as_ref().is_none_or(|(least, ..)| left <= *least) {
+                tightest = Some((left, limit.period, most.clone(), rest));
             }
         }
-        let reset = tightest.map(|(.., window)| window.reset(now)).unwrap_or(1);
-        if let Some((left, most, _)) = tightest.filter(|_| !self.hide_headers) {
-            ctx.reply_headers.insert(LIMIT, number(most));
-            ctx.reply_headers.insert(REMAINING, number(left));
-            ctx.reply_headers.insert(RESET, number(reset));
+        let mut reset = 1;
+        if let Some((_, period, most, rest)) = tightest {
+            reset = Window::of(period, now).reset(now);
+            if !self.hide_headers {
+                headers.insert(LIMIT, most);
+                headers.insert(REMAINING, rest);
+                headers.insert(RESET, number(reset));
+            }
         }
         if !refused {
             return None;

@@ -107,15 +107,11 @@ impl RemoteLog {
                 None => return,
             },
         };
-        match entry::line(ctx, &self.entities) {
-            Ok(line) => self.queue.push(match prefix {
-                Some(prefix) => [prefix.into_bytes(), line].concat(),
-                None => line,
-            }),
-            Err(error) => {
-                tracing::error!(plugin = self.queue.plugin(), %error, "an entry could not be made");
-            }
-        }
+        let line = entry::line(ctx, &self.entities);
+        self.queue.push(match prefix {
+            Some(prefix) => [prefix.into_bytes(), line].concat(),
+            None => line,
+        });
     }
 }
 

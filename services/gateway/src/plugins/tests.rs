@@ -16,10 +16,18 @@ use plinth_kong::{Config, Format, load};
 use super::*;
 use crate::client::RequestBody;
 use crate::context::{
-    ClientConnection, EarlyBody, EarlyResponse, Outcome, RequestContext, RequestId, Source, Timing,
+    ClientConnection, Credential, EarlyBody, EarlyResponse, Outcome, ReplyHeaders, RequestContext, RequestId,
+    Source, Timing, Try, TryState,
 };
 use crate::router::Router;
 use crate::snapshot::Snapshot;
+
+/// The headers that plugins have set for the answer.
+pub(super) fn replies(ctx: &RequestContext) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    ctx.reply_headers.clone().move_to(&mut headers);
+    headers
+}
 
 /// A compiled file, without sockets.
 pub(super) struct Gateway {
@@ -77,7 +85,7 @@ impl Gateway {
             stripped_prefix: None,
             consumer: None,
             credential: None,
-            reply_headers: HeaderMap::new(),
+            reply_headers: ReplyHeaders::default(),
             bodies: Default::default(),
             carried: http::Extensions::new(),
             timing: Timing::start(),
@@ -204,7 +212,7 @@ async fn correlation_ids_are_kept_or_made() {
     let gateway = with_route("plugins: [{name: correlation-id, config: {echo_downstream: true}}]");
     let mut ctx = gateway.get("/", &[("kong-request-id", "mine")]);
     gateway.access(&mut ctx).await;
-    assert_eq!(ctx.reply_headers["kong-request-id"], "mine");
+    assert_eq!(replies(&ctx)["kong-request-id"], "mine");
     let mut ctx = gateway.get("/", &[]);
     gateway.access(&mut ctx).await;
     assert!(ctx.head.headers["kong-request-id"].to_str().unwrap().ends_with("#1"));
@@ -221,7 +229,7 @@ async fn correlation_ids_are_kept_or_made() {
         gateway.access(&mut ctx).await;
         let made = ctx.head.headers["x-trace"].to_str().unwrap();
         assert!(regex::Regex::new(pattern).unwrap().is_match(made), "{generator}: {made}");
-        assert!(!ctx.reply_headers.contains_key("x-trace"), "not echoed unless asked for");
+        assert!(!replies(&ctx).contains_key("x-trace"), "not echoed unless asked for");
     }
 }
 
@@ -236,7 +244,7 @@ async fn limits_are_exact_and_headers_kongs() {
         let mut ctx = gateway.get("/", &[("who", who)]);
         ctx.timing = now;
         let answer = gateway.access(&mut ctx).await;
-        (answer, ctx.reply_headers)
+        (answer, replies(&ctx))
     };
     for left in ["2", "1", "0"] {
         let (answer, headers) = ask("a").await;
@@ -270,7 +278,7 @@ async fn counters_survive_a_new_configuration() {
     let mut next = again.get("/", &[("who", "a")]);
     next.timing = ctx.timing;
     again.access(&mut next).await;
-    assert_eq!(next.reply_headers["x-ratelimit-remaining-minute"], "1");
+    assert_eq!(replies(&next)["x-ratelimit-remaining-minute"], "1");
 }
 
 #[tokio::test]
@@ -319,10 +327,25 @@ async fn log_lines_are_kongs_entries_without_secrets() {
         path.display()
     ));
     let chain = gateway.compiled.chain(0);
-    assert!(chain.logs() && chain.wants_response_headers());
+    assert!(chain.logs());
     let mut ctx =
         gateway.get("/a?x=1&x=2&y=z", &[("host", "api.example"), ("authorization", "Bearer s3cret")]);
     ctx.outcome.status = StatusCode::TOO_MANY_REQUESTS;
+    let mut answered = HeaderMap::new();
+    for (name, value) in [("x-a", "1"), ("set-cookie", "a=1"), ("set-cookie", "b=\"2\"")] {
+        answered.append(name, HeaderValue::from_static(value));
+    }
+    ctx.outcome.response_headers = chain.logged_headers(&answered);
+    ctx.tries.push(Try {
+        address: "192.0.2.9:80".parse().unwrap(),
+        after: Duration::from_millis(5),
+        state: TryState::TimedOut,
+        status: None,
+    });
+    let id = uuid::Uuid::new_v4();
+    let (username, tags) = (Some("b\"b".to_owned()), Vec::new());
+    ctx.consumer = Some(Arc::new(plinth_kong::Consumer { id, username, custom_id: None, tags }));
+    ctx.credential = Some(Credential { id: "key".into(), identifier: "key".into() });
     chain.log(&ctx);
     gateway.runtime.flush();
     let text = std::fs::read_to_string(path).unwrap();
@@ -333,6 +356,19 @@ async fn log_lines_are_kongs_entries_without_secrets() {
     assert_eq!(entry["request"]["querystring"], serde_json::json!({"x": ["1", "2"], "y": "z"}));
     assert_eq!(entry["request"]["headers"]["authorization"], "REDACTED");
     assert_eq!(entry["response"]["status"], 429);
+    assert_eq!(
+        entry["response"]["headers"],
+        serde_json::json!({"x-a": "1", "set-cookie": ["a=1", "b=\"2\""]})
+    );
+    let tried = &entry["tries"][0];
+    assert_eq!(
+        (&tried["ip"], &tried["port"], &tried["code"]),
+        (&"192.0.2.9".into(), &80.into(), &504.into())
+    );
+    let began = entry["started_at"].as_u64().unwrap() + 5;
+    assert_eq!(tried["balancer_start"].as_u64().map(|at| at.abs_diff(began) <= 1), Some(true), "{tried}");
+    assert_eq!(entry["consumer"]["username"], "b\"b");
+    assert_eq!(entry["authenticated_entity"]["id"], "key");
     assert_eq!(entry["latencies"]["proxy"], -1);
     assert_eq!((&entry["route"]["name"], &entry["service"]["name"]), (&"r".into(), &"s".into()));
     assert_eq!((&entry["client_ip"], &entry["source"]), (&"192.0.2.7".into(), &"kong".into()));

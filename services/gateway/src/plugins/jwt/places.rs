@@ -1,5 +1,7 @@
 //! Where a request may carry its token.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, header};
 
 use crate::context::RequestContext;
@@ -32,25 +34,26 @@ impl Places {
     }
 
     /// The one token of the request. The same one in several places is fine, different ones are not.
-    pub fn token(&self, ctx: &RequestContext) -> Result<String, Absent> {
-        let mut found: Option<String> = None;
+    pub fn token<'c>(&self, ctx: &'c RequestContext) -> Result<Cow<'c, str>, Absent> {
+        let mut found: Option<Cow<'c, str>> = None;
         let mut several = false;
-        let mut add = |token: String| match &found {
+        let mut add = |token: Cow<'c, str>| match &found {
             Some(other) if *other != token => several = true,
             _ => found = Some(token),
         };
         if let Some(query) = ctx.head.uri.query() {
             for name in &self.parameters {
-                query_values(query, name).filter(|value| !value.is_empty()).for_each(&mut add);
+                let values = query_values(query, name).filter(|value| !value.is_empty());
+                values.map(Cow::Owned).for_each(&mut add);
             }
         }
         for name in &self.cookies {
-            let value = cookie(ctx, name).filter(|value| !value.is_empty()).map(str::to_owned);
-            value.into_iter().for_each(&mut add);
+            let value = cookie(ctx, name).filter(|value| !value.is_empty());
+            value.map(Cow::Borrowed).into_iter().for_each(&mut add);
         }
         for name in &self.headers {
-            let bearer = ctx.header(name).and_then(bearer).map(str::to_owned);
-            bearer.into_iter().for_each(&mut add);
+            let bearer = ctx.header(name).and_then(bearer);
+            bearer.map(Cow::Borrowed).into_iter().for_each(&mut add);
         }
         if several {
             return Err(Absent::Several);

@@ -3,7 +3,7 @@ use std::time::Duration;
 use plinth_testbed::eventually;
 use plinth_testbed::redis::Redis;
 
-use super::super::tests::Gateway;
+use super::super::tests::{Gateway, replies};
 use super::*;
 use crate::context::Timing;
 
@@ -53,13 +53,13 @@ impl Cache {
         };
         if let Some(early) = self.gateway.access(&mut ctx).await {
             let EarlyBody::Kept(body) = &early.body else { return early.status.as_u16().to_string() };
-            return format!("{} {}", said(&ctx.reply_headers), String::from_utf8_lossy(body));
+            return format!("{} {}", said(&replies(&ctx)), String::from_utf8_lossy(body));
         }
         ctx.outcome.source = Source::Upstream;
         let status = answer.iter().find(|(name, _)| *name == "status").map_or("200", |(_, status)| status);
         ctx.outcome.upstream_status = Some(status.parse().unwrap());
         let (mut head, ()) = http::Response::builder().status(status).body(()).unwrap().into_parts();
-        head.headers = ctx.reply_headers.clone();
+        ctx.reply_headers.move_to(&mut head.headers);
         for (name, value) in answer.iter().filter(|(name, _)| !matches!(*name, "status" | "body")) {
             head.headers.append(*name, value.parse().unwrap());
         }

@@ -5,17 +5,23 @@ use std::sync::LazyLock;
 use http::{HeaderName, HeaderValue};
 use plinth_kong::Period;
 
-/// `X-RateLimit-Limit-…` and `X-RateLimit-Remaining-…`.
-pub(super) fn names(period: Period) -> (HeaderName, HeaderName) {
-    let (limit, remaining) = match period {
-        Period::Second => ("x-ratelimit-limit-second", "x-ratelimit-remaining-second"),
-        Period::Minute => ("x-ratelimit-limit-minute", "x-ratelimit-remaining-minute"),
-        Period::Hour => ("x-ratelimit-limit-hour", "x-ratelimit-remaining-hour"),
-        Period::Day => ("x-ratelimit-limit-day", "x-ratelimit-remaining-day"),
-        Period::Month => ("x-ratelimit-limit-month", "x-ratelimit-remaining-month"),
-        Period::Year => ("x-ratelimit-limit-year", "x-ratelimit-remaining-year"),
-    };
+/// `X-RateLimit-Limit-…` and `X-RateLimit-Remaining-…` by period.
+static NAMES: [(HeaderName, HeaderName); 6] = [
+    pair("x-ratelimit-limit-second", "x-ratelimit-remaining-second"),
+    pair("x-ratelimit-limit-minute", "x-ratelimit-remaining-minute"),
+    pair("x-ratelimit-limit-hour", "x-ratelimit-remaining-hour"),
+    pair("x-ratelimit-limit-day", "x-ratelimit-remaining-day"),
+    pair("x-ratelimit-limit-month", "x-ratelimit-remaining-month"),
+    pair("x-ratelimit-limit-year", "x-ratelimit-remaining-year"),
+];
+
+const fn pair(limit: &'static str, remaining: &'static str) -> (HeaderName, HeaderName) {
     (HeaderName::from_static(limit), HeaderName::from_static(remaining))
+}
+
+/// The names for a period.
+pub(super) fn names(period: Period) -> (HeaderName, HeaderName) {
+    NAMES[period as usize].clone()
 }
 
 /// Numbers below this are written once for all.
@@ -39,6 +45,16 @@ pub(in crate::plugins) fn number(number: u64) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_those_of_the_period() {
+        use Period::{Day, Hour, Minute, Month, Second, Year};
+        for period in [Second, Minute, Hour, Day, Month, Year] {
+            let (limit, remaining) = names(period);
+            assert_eq!(limit.as_str(), format!("x-ratelimit-limit-{}", period.as_str()));
+            assert_eq!(remaining.as_str(), format!("x-ratelimit-remaining-{}", period.as_str()));
+        }
+    }
 
     #[test]
     fn numbers_are_themselves() {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use plinth_testbed::eventually;
 use plinth_testbed::redis::Redis;
 
-use super::super::tests::{Gateway, told};
+use super::super::tests::{Gateway, replies, told};
 use super::*;
 use crate::context::Timing;
 
@@ -43,11 +43,7 @@ consumers:
             let mut ctx = gateway.get("/", &[*header]);
             ctx.timing = now;
             assert!(gateway.access(&mut ctx).await.is_none());
-            assert_eq!(
-                ctx.reply_headers["x-ratelimit-remaining-day"],
-                left.to_string(),
-                "{limit} {header:?}"
-            );
+            assert_eq!(replies(&ctx)["x-ratelimit-remaining-day"], left.to_string(), "{limit} {header:?}");
         }
     }
     let by_path = Gateway::new(&format!(
@@ -58,7 +54,7 @@ consumers:
         let mut ctx = by_path.get(path, &[]);
         ctx.timing = now;
         by_path.access(&mut ctx).await;
-        assert_eq!(ctx.reply_headers["x-ratelimit-remaining-day"], left, "{path}");
+        assert_eq!(replies(&ctx)["x-ratelimit-remaining-day"], left, "{path}");
     }
 }
 
@@ -77,7 +73,7 @@ async fn ask(gateway: &Gateway, now: Timing) -> (u16, Option<String>, Option<Str
         Some(answer) => told(&answer).0,
         None => 200,
     };
-    let text = |name: &str| ctx.reply_headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let text = |name: &str| replies(&ctx).get(name).map(|value| value.to_str().unwrap().to_owned());
     (status, text("x-ratelimit-remaining-day"), text("x-ratelimit-fallback"))
 }
 

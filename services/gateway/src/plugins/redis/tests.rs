@@ -8,7 +8,7 @@ use plinth_testbed::process::Process;
 use plinth_testbed::{PortLease, eventually, redis::Redis};
 
 use super::super::limits::Window;
-use super::super::tests::{Gateway, told};
+use super::super::tests::{Gateway, replies, told};
 use super::*;
 use crate::context::{EarlyResponse, RequestContext, Timing};
 
@@ -32,7 +32,7 @@ async fn warm(gateway: &Gateway) {
     let long_ago = Timing { started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(9), ..Timing::start() };
     eventually("Redis counts", Duration::from_secs(10), || async {
         let (_, ctx) = ask(gateway, long_ago).await;
-        ctx.reply_headers.get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
+        replies(&ctx).get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
     })
     .await;
 }
@@ -47,7 +47,7 @@ async fn counts_together_with_other_gateways() {
     for (gateway, left) in [(&one, "2"), (&other, "1"), (&one, "0")] {
         let (answer, ctx) = ask(gateway, now).await;
         assert!(answer.is_none());
-        assert_eq!(ctx.reply_headers["x-ratelimit-remaining-day"], left);
+        assert_eq!(replies(&ctx)["x-ratelimit-remaining-day"], left);
     }
     let (answer, _) = ask(&other, now).await;
     let answer = answer.unwrap();
@@ -70,7 +70,7 @@ async fn a_dead_redis_costs_nothing_and_comes_back() {
     let gateway = gateway(&redis, true);
     warm(&gateway).await;
     let now = Timing::start();
-    assert_eq!(ask(&gateway, now).await.1.reply_headers["x-ratelimit-remaining-day"], "2");
+    assert_eq!(replies(&ask(&gateway, now).await.1)["x-ratelimit-remaining-day"], "2");
     redis.kill();
     eventually("the circuit opens", Duration::from_secs(5), || async {
         let (answer, ctx) = ask(&gateway, now).await;
@@ -88,7 +88,7 @@ async fn a_dead_redis_costs_nothing_and_comes_back() {
     redis.start_again().await;
     eventually("limits count again", Duration::from_secs(5), || async {
         let (_, ctx) = ask(&gateway, now).await;
-        ctx.reply_headers.get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
+        replies(&ctx).get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
     })
     .await;
     assert_eq!(metric(&gateway, "gateway_redis_up{"), 1.0);
@@ -150,7 +150,7 @@ plugins: [{{name: rate-limiting, config: {{day: 3, policy: redis, redis: {{host:
         let good = &good;
         async move {
             let (_, ctx) = ask(good, Timing::start()).await;
-            ctx.reply_headers.get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
+            replies(&ctx).get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
         }
     })
     .await;
