@@ -15,6 +15,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
 
 use crate::snapshot::{RouteEntry, ServiceEntry, Snapshot};
 
+/// A TLS session, in the words of nginx and OpenSSL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsSession {
+    /// `TLSv1.3`
+    pub version: &'static str,
+    /// `TLS_AES_256_GCM_SHA384`
+    pub cipher: &'static str,
+    /// The client showed a certificate, which was verified.
+    pub verified: bool,
+}
+
 /// Facts of the client's connection, made once per connection.
 #[derive(Debug)]
 pub struct ClientConnection {
@@ -26,8 +37,8 @@ pub struct ClientConnection {
     pub trusted: bool,
     /// The port the listener is bound to.
     pub local_port: u16,
-    /// The connection is TLS.
-    pub tls: bool,
+    /// What the handshake of a TLS connection agreed on.
+    pub tls: Option<TlsSession>,
     /// The server name of the TLS handshake.
     pub sni: Option<Arc<str>>,
     /// Whom the PROXY protocol names as the client.
@@ -189,6 +200,8 @@ pub struct Outcome {
     pub request_body_bytes: u64,
     /// Body bytes sent to the client.
     pub response_body_bytes: u64,
+    /// Bytes of the client's head, near enough: plugins may have edited it. Only when the chain logs.
+    pub request_head_bytes: u64,
     /// Bytes of the head sent to the client, near enough (names, values and separators).
     pub response_head_bytes: u64,
     /// The headers sent to the client as the log shows them; only when the chain has a log phase that does
@@ -319,9 +332,7 @@ impl RequestContext {
     /// A request header as text; `None` when absent or not visible ASCII.
     #[must_use]
     pub fn header(&self, name: &HeaderName) -> Option<&str> {
-        let value = self.head.headers.get(name)?.as_bytes();
-        // What a header may hold and is ASCII is visible.
-        if value.is_ascii() { std::str::from_utf8(value).ok() } else { None }
+        self.head.headers.get(name)?.to_str().ok()
     }
 
     /// The host the client asked for, with its port: the one in the target (`:authority` of HTTP/2) before `Host`.
@@ -340,7 +351,7 @@ impl RequestContext {
 /// Whether the client's request counts as https: a TLS connection, or a trusted peer's `X-Forwarded-Proto`.
 #[must_use]
 pub fn forwarded_https(client: &ClientConnection, headers: &HeaderMap) -> bool {
-    if client.tls {
+    if client.tls.is_some() {
         return true;
     }
     client.trusted

@@ -316,7 +316,8 @@ fn finish(
     ending.tap = tap;
     if chain.logs() {
         context.outcome.status = head.status;
-        context.outcome.response_head_bytes = head_bytes(&head.headers);
+        context.outcome.request_head_bytes = request_head_bytes(&context);
+        context.outcome.response_head_bytes = headers_bytes(&head.headers) + STATUS_LINE;
         context.outcome.response_headers = chain.logged_headers(&head.headers);
         ending.log = Some(context);
     }
@@ -350,7 +351,16 @@ fn rewritten(
     }
 }
 
-/// Status line, names, values and separators.
-fn head_bytes(headers: &HeaderMap) -> u64 {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() as u64 + 19
+/// The end of the head with it.
+const STATUS_LINE: u64 = "HTTP/1.1 200 OK\r\n\r\n".len() as u64;
+
+fn request_head_bytes(context: &RequestContext) -> u64 {
+    let head = &context.head;
+    let line = head.method.as_str().len() + head.uri.path().len() + " HTTP/1.1\r\n \r\n".len();
+    line as u64 + headers_bytes(&head.headers)
+}
+
+/// Names, values and separators.
+fn headers_bytes(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() as u64
 }

@@ -3,6 +3,7 @@
 mod gate;
 mod proxy_protocol;
 mod scanner;
+mod tls_session;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -129,7 +130,7 @@ pub async fn connection(worker: &Rc<Worker>, accepted: Accepted) {
             .unwrap_or(HeaderValue::from_static("unknown")),
         trusted: worker.trusts(peer.ip()),
         local_port: listener.address.port(),
-        tls: false,
+        tls: None,
         sni: None,
         proxied: None,
     };
@@ -151,7 +152,7 @@ pub async fn connection(worker: &Rc<Worker>, accepted: Accepted) {
         Some(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         Some(Ok(stream)) => {
             let session = stream.get_ref().1;
-            client.tls = true;
+            client.tls = Some(tls_session::of(session));
             client.sni = session.server_name().map(Arc::from);
             let http2 = session.alpn_protocol() == Some(b"h2");
             http(worker, client, stream, http2, guard).await;

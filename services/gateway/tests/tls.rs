@@ -472,7 +472,10 @@ async fn clients_show_certificates_where_the_listener_asks_for_them() {
         let mut flags =
             vec!["--proxy-tls-listen", "127.0.0.1:0", "--proxy-tls-cert", &cert, "--proxy-tls-key", &key];
         flags.extend(["--proxy-tls-client-ca", ca.as_str(), "--proxy-tls-verify-client", verify]);
-        let gateway = Gateway::start_with(&config(&[upstream.addr], ""), &flags).await;
+        let log = folder.path().join(format!("{verify}.log"));
+        let plugin = format!("plugins:\n- name: file-log\n  config: {{path: '{}'}}\n", log.display());
+        let text = config(&[upstream.addr], "") + &plugin;
+        let gateway = Gateway::start_with(&text, &flags).await;
         let secure = gateway.address("proxy-tls");
         for (own, wanted) in [(None, nobody), (Some(&friend), known), (Some(&foe), unknown)] {
             // over TLS 1.3 the client learns of its refusal only when it reads
@@ -485,5 +488,19 @@ async fn clients_show_certificates_where_the_listener_asks_for_them() {
             let answer = sender.send_request(request).await.map(|answer| answer.status().as_u16());
             assert_eq!(answer.is_ok_and(|status| status == 200), wanted, "{verify}, {}", own.is_some());
         }
+        gateway.stop().await;
+        let text = std::fs::read_to_string(&log).unwrap();
+        let entries = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let seen: Vec<String> = entries
+            .map(|entry| {
+                let request = &entry["request"];
+                assert_eq!(request["url"], format!("https://api.test:{}/", secure.port()));
+                assert_eq!(request["tls"]["version"], "TLSv1.3");
+                assert!(request["tls"]["cipher"].as_str().unwrap().starts_with("TLS_"), "{request}");
+                request["tls"]["client_verify"].as_str().unwrap().to_owned()
+            })
+            .collect();
+        let shown: &[&str] = if nobody { &["NONE", "SUCCESS"] } else { &["SUCCESS"] };
+        assert_eq!(seen, shown, "{verify}");
     }
 }

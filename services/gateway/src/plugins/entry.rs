@@ -54,6 +54,7 @@ pub(super) fn line(ctx: &RequestContext, entities: &Entities) -> Vec<u8> {
 /// Appends one line of the log, newline included.
 pub(super) fn write(ctx: &RequestContext, entities: &Entities, line: &mut Vec<u8>) {
     let outcome = &ctx.outcome;
+    let began = ctx.timing.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
     line.extend_from_slice(b"{\"request\":");
     request::write(line, ctx);
     line.extend_from_slice(b",\"response\":{\"status\":");
@@ -70,7 +71,7 @@ pub(super) fn write(ctx: &RequestContext, entities: &Entities, line: &mut Vec<u8
         line.push(b'"');
     }
     latencies(line, ctx);
-    tries(line, ctx);
+    tries(line, &ctx.tries, began);
     line.extend_from_slice(entities.0.as_bytes());
     if let Some(known) = &ctx.consumer {
         consumer(line, known);
@@ -83,7 +84,7 @@ pub(super) fn write(ctx: &RequestContext, entities: &Entities, line: &mut Vec<u8
     line.extend_from_slice(b",\"client_ip\":");
     address(line, ctx.client_ip);
     line.extend_from_slice(b",\"started_at\":");
-    number(line, milliseconds(since_1970(ctx)));
+    number(line, milliseconds(began));
     line.extend_from_slice(match outcome.source {
         Source::Upstream => b",\"source\":\"upstream\"".as_slice(),
         Source::Gateway => b",\"source\":\"kong\"",
@@ -111,10 +112,6 @@ fn consumer(line: &mut Vec<u8>, consumer: &Consumer) {
     line.push(b'}');
 }
 
-fn since_1970(ctx: &RequestContext) -> Duration {
-    ctx.timing.started_at.duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
 /// Milliseconds; -1 where there was no upstream.
 fn latencies(line: &mut Vec<u8>, ctx: &RequestContext) {
     let timing = &ctx.timing;
@@ -132,10 +129,10 @@ fn latencies(line: &mut Vec<u8>, ctx: &RequestContext) {
     line.push(b'}');
 }
 
-fn tries(line: &mut Vec<u8>, ctx: &RequestContext) {
+fn tries(line: &mut Vec<u8>, tries: &[Try], since: Duration) {
     line.extend_from_slice(b",\"tries\":[");
-    separated(line, &ctx.tries, |line, attempt| {
-        let began = since_1970(ctx) + attempt.after;
+    separated(line, tries, |line, attempt| {
+        let began = since + attempt.after;
         line.extend_from_slice(b"{\"ip\":");
         address(line, attempt.address.ip());
         line.extend_from_slice(b",\"port\":");

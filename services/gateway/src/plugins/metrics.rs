@@ -242,7 +242,7 @@ impl Prometheus {
             self.count_status(series, counters, ctx);
         }
         if let Some([ingress, egress]) = &counters.bandwidth {
-            ingress.inc_by(ctx.outcome.request_body_bytes + head_bytes(ctx));
+            ingress.inc_by(ctx.outcome.request_body_bytes + ctx.outcome.request_head_bytes);
             egress.inc_by(ctx.outcome.response_body_bytes + ctx.outcome.response_head_bytes);
         }
     }
@@ -265,12 +265,4 @@ impl Prometheus {
             known
         });
     }
-}
-
-/// The request head's size, near enough: plugins may have edited it.
-pub(super) fn head_bytes(ctx: &RequestContext) -> u64 {
-    let line = ctx.head.method.as_str().len() + ctx.head.uri.path().len() + " HTTP/1.1\r\n ".len();
-    let headers: usize =
-        ctx.head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    (line + headers + 2) as u64
 }

@@ -232,7 +232,7 @@ impl OAuth2 {
 
     /// Over TLS, or so a trusted proxy says where that is allowed.
     fn is_secure(&self, ctx: &RequestContext) -> bool {
-        ctx.client.tls || (self.config.accept_http_if_already_terminated && ctx.https())
+        ctx.client.tls.is_some() || (self.config.accept_http_if_already_terminated && ctx.https())
     }
 
     fn has_provision_key(&self, parameters: &Parameters) -> bool {

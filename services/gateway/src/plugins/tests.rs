@@ -70,7 +70,7 @@ impl Gateway {
                 peer_ip_text: HeaderValue::from_static("192.0.2.7"),
                 trusted: false,
                 local_port: 8000,
-                tls: false,
+                tls: None,
                 sni: None,
                 proxied: None,
             }),
@@ -329,7 +329,7 @@ async fn log_lines_are_kongs_entries_without_secrets() {
     let chain = gateway.compiled.chain(0);
     assert!(chain.logs());
     let mut ctx =
-        gateway.get("/a?x=1&x=2&y=z", &[("host", "api.example"), ("authorization", "Bearer s3cret")]);
+        gateway.get("/a?x=1&x=2&y=z", &[("host", "Api.example:80"), ("authorization", "Bearer s3cret")]);
     ctx.outcome.status = StatusCode::TOO_MANY_REQUESTS;
     let mut answered = HeaderMap::new();
     for (name, value) in [("x-a", "1"), ("set-cookie", "a=1"), ("set-cookie", "b=\"2\"")] {

@@ -176,7 +176,7 @@ impl UpstreamHead<'_> {
         }
         out.extend_from_slice(client.peer_ip_text.as_bytes());
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-        out.extend_from_slice(believed("x-forwarded-proto").unwrap_or(if client.tls {
+        out.extend_from_slice(believed("x-forwarded-proto").unwrap_or(if client.tls.is_some() {
             b"https"
         } else {
             b"http"

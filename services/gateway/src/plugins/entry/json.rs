@@ -63,26 +63,20 @@ pub(super) fn address(line: &mut Vec<u8>, address: IpAddr) {
     line.push(b'"');
 }
 
-/// ASCII without anything that a string has to escape; looked at in blocks, which become vector instructions.
+/// ASCII without anything that a string has to escape. A loop without a way out, so that it becomes vector instructions.
 fn as_it_is(text: &[u8]) -> bool {
-    let (blocks, rest) = text.as_chunks::<16>();
-    if rest.is_empty() {
-        return blocks.iter().all(plain);
-    }
-    match text.last_chunk::<16>() {
-        Some(last) => blocks.iter().all(plain) && plain(last),
-        None => {
-            let mut last = [b' '; 16];
-            last[..rest.len()].copy_from_slice(rest);
-            plain(&last)
-        }
-    }
+    text.iter().fold(0, |found, byte| found | odd(*byte) | u8::from(*byte == b'"')) == 0
 }
 
-fn plain(block: &[u8; 16]) -> bool {
-    let odd =
-        |byte: u8| u8::from(byte < b' ') | u8::from(byte == b'"') | u8::from(byte == b'\\') | (byte & 0x80);
-    block.iter().fold(0, |found, byte| found | odd(*byte)) == 0
+/// ASCII with so many quotes, and nothing else that a string has to escape.
+pub(super) fn plain_but_for_quotes(text: &[u8], quotes: usize) -> bool {
+    text.iter().fold(0, |found, byte| found | odd(*byte)) == 0
+        && memchr::memchr_iter(b'"', text).count() == quotes
+}
+
+/// A control character, a backslash, or not ASCII.
+fn odd(byte: u8) -> u8 {
+    u8::from(byte < b' ') | u8::from(byte == b'\\') | (byte & 0x80)
 }
 
 fn escaped(line: &mut Vec<u8>, text: &str) {
