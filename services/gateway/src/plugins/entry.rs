@@ -65,11 +65,9 @@ pub(super) fn write(ctx: &RequestContext, entities: &Entities, line: &mut Vec<u8
     line.extend_from_slice(outcome.response_headers.as_deref().unwrap_or(b"{}"));
     line.extend_from_slice(b"},\"upstream_uri\":");
     text(line, outcome.upstream_uri.as_bytes());
-    if let Some(status) = &outcome.upstream_status {
-        line.extend_from_slice(b",\"upstream_status\":\"");
-        line.extend_from_slice(status.as_str().as_bytes());
-        line.push(b'"');
-    }
+    line.extend_from_slice(b",\"upstream_status\":\"");
+    upstream_status(line, ctx);
+    line.push(b'"');
     latencies(line, ctx);
     tries(line, &ctx.tries, began);
     line.extend_from_slice(entities.0.as_bytes());
@@ -90,6 +88,20 @@ pub(super) fn write(ctx: &RequestContext, entities: &Entities, line: &mut Vec<u8
         Source::Gateway => b",\"source\":\"kong\"",
     });
     line.extend_from_slice(WORKSPACE.as_bytes());
+}
+
+/// As nginx says it: the status of each try, 502 and 504 for those that got none. Nothing when no upstream was asked.
+fn upstream_status(line: &mut Vec<u8>, ctx: &RequestContext) {
+    if ctx.tries.is_empty() {
+        let kept = ctx.outcome.upstream_status.as_ref().map_or("", |status| status.as_str());
+        return line.extend_from_slice(kept.as_bytes());
+    }
+    for (at, attempt) in ctx.tries.iter().enumerate() {
+        if at > 0 {
+            line.extend_from_slice(b", ");
+        }
+        number(line, code(attempt).into());
+    }
 }
 
 /// The entity as the Admin API shows it.

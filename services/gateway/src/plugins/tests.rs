@@ -336,12 +336,10 @@ async fn log_lines_are_kongs_entries_without_secrets() {
         answered.append(name, HeaderValue::from_static(value));
     }
     ctx.outcome.response_headers = chain.logged_headers(&answered);
-    ctx.tries.push(Try {
-        address: "192.0.2.9:80".parse().unwrap(),
-        after: Duration::from_millis(5),
-        state: TryState::TimedOut,
-        status: None,
-    });
+    for (state, status) in [(TryState::TimedOut, None), (TryState::Answered, Some(StatusCode::OK))] {
+        let (address, after) = ("192.0.2.9:80".parse().unwrap(), Duration::from_millis(5));
+        ctx.tries.push(Try { address, after, state, status });
+    }
     let id = uuid::Uuid::new_v4();
     let (username, tags) = (Some("b\"b".to_owned()), Vec::new());
     ctx.consumer = Some(Arc::new(plinth_kong::Consumer { id, username, custom_id: None, tags }));
@@ -360,6 +358,7 @@ async fn log_lines_are_kongs_entries_without_secrets() {
         entry["response"]["headers"],
         serde_json::json!({"x-a": "1", "set-cookie": ["a=1", "b=\"2\""]})
     );
+    assert_eq!(entry["upstream_status"], "504, 200");
     let tried = &entry["tries"][0];
     assert_eq!(
         (&tried["ip"], &tried["port"], &tried["code"]),

@@ -19,8 +19,6 @@ const QUEUE_BYTES: usize = 32 * 1024 * 1024;
 /// How long lines gather before they are written. A thread that is woken by every line costs the worker more than making
 /// the line does.
 const GATHER: Duration = Duration::from_millis(5);
-/// Written without gathering longer: so much is still in the processor's cache.
-const ENOUGH: usize = 64 * 1024;
 /// A written buffer larger than this is given back to the allocator.
 const KEEP: usize = 1024 * 1024;
 /// Between two complaints about the same file.
@@ -46,10 +44,6 @@ impl Waiting {
     /// Somebody waits for it.
     fn urgent(&self) -> bool {
         !self.flushes.is_empty() || self.reopen.is_some() || self.closed
-    }
-
-    fn enough(&self) -> bool {
-        self.lines.len() >= ENOUGH
     }
 }
 
@@ -97,12 +91,11 @@ impl Writer {
         if waiting.lines.len() + line.len() > QUEUE_BYTES {
             return self.full.inc();
         }
-        let (first, before) = (waiting.lines.is_empty(), waiting.enough());
+        let first = waiting.lines.is_empty();
         waiting.lines.extend_from_slice(line);
         waiting.count += 1;
-        let enough = waiting.enough() && !before;
         drop(waiting);
-        if first || enough {
+        if first {
             self.queue.wake.notify_one();
         }
     }
@@ -142,10 +135,7 @@ fn run(mut target: Target, queue: &Queue) {
             queue.wake.wait(&mut waiting);
         }
         let gathered = Instant::now() + GATHER;
-        while !waiting.urgent()
-            && !waiting.enough()
-            && !queue.wake.wait_until(&mut waiting, gathered).timed_out()
-        {}
+        while !waiting.urgent() && !queue.wake.wait_until(&mut waiting, gathered).timed_out() {}
         batch = std::mem::replace(&mut *waiting, Waiting { lines: batch.lines, ..Waiting::default() });
         drop(waiting);
         let (before, count) = batch.reopen.unwrap_or((0, 0));
