@@ -684,12 +684,13 @@ def test_12_registrations(world):
 
 
 def test_13_brake_then_churn(world):
-    """Twelve instances turn bad at once. Alone, the aggregator doubts itself; a second one confirms it."""
+    """Many instances turn bad at once. Alone, the aggregator doubts itself; a second one confirms it. The second one's own findings
+    come before it is scraped for the first time, so there are enough for the first one to have three of its own."""
     check = {"type": "http", "path": "/health", "interval": "1s", "timeout": "1s", "deregister_after": "5s"}
     headers = token(world, "one")
-    for number in range(12):
+    for number in range(30):
         assert world.register(f"dummy-{number}", headers=headers, check=check) == 201
-    until(lambda: (world.value("sum(health_owned_targets)") or 0) >= 18, "the aggregator probes them", 30)
+    until(lambda: (world.value("sum(health_owned_targets)") or 0) >= 36, "the aggregator probes them", 30)
     world.upstream.well = False
     world.expect("PlinthBrakeEngaged")
     assert world.value("sum(increase(health_transitions_total{to=\"critical\"}[15s]))") < 3
@@ -727,13 +728,16 @@ def test_16_late_causes_end(world):
 
 
 def test_17_instances_die(world):
+    def life() -> float:
+        return world.value(f'max(process_start_time_seconds{{instance=~".*{world.port("r2")}"}})') or 0
+
     for _ in range(4):
-        started = time.time()
+        # Whole seconds: only a later one is another life, and only a life that was scraped counts.
+        last = until(life, "it is scraped", 20)
+        until(lambda: time.time() > last + 2, "the next life can be told from the last", 5)
         world.programs["r2"].kill()
         world.again("r2")
-        until(
-            lambda: (world.value(f'max(process_start_time_seconds{{instance=~".*{world.port("r2")}"}})') or 0) > started - 1.5, "it is scraped again", 20
-        )
+        until(lambda: life() > last, "it is scraped again", 20)
     world.expect("PlinthRestartLoop")
     world.programs["r2"].kill()
     world.programs["c1"].kill()
@@ -752,7 +756,9 @@ def test_18_rabbitmq_and_the_database(world):
 def test_19_consul(world):
     headers = token(world, "one")
     check = {"type": "http", "path": "/health", "interval": "1s", "timeout": "1s", "deregister_after": "0s"}
+    probed = world.value("sum(health_owned_targets)") or 0
     world.register("last", headers=headers, check=check)
+    until(lambda: (world.value("sum(health_owned_targets)") or 0) > probed, "it is probed", 20)
     world.programs["consul"].kill()
     world.upstream.well = False
 
