@@ -7,6 +7,7 @@
 pub mod balance;
 pub mod config_client;
 pub mod consul;
+pub mod contents;
 pub mod discovery;
 pub mod error;
 pub mod health;

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use plinth_core::contents::Contents;
 use plinth_kit::telemetry::Expiry;
 use plinth_kong::Config;
 use rustls::crypto::CryptoProvider;
@@ -32,8 +33,8 @@ pub struct ClientAuth {
 #[derive(Debug)]
 pub struct Certificates {
     files: (PathBuf, PathBuf),
-    /// The files' times before they were read first: what changes from then on is noticed.
-    seen: Times,
+    /// What the files held before they were read first: what changes from then on is noticed.
+    seen: Contents,
     fallback: ArcSwap<CertifiedKey>,
     names: ArcSwap<Names>,
     provider: Arc<CryptoProvider>,
@@ -63,7 +64,7 @@ impl Certificates {
     /// Files that cannot be read or do not fit.
     pub fn load(cert: &Path, key: &Path) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let (files, seen) = ((cert.to_owned(), key.to_owned()), times(cert, key));
+        let (files, seen) = ((cert.to_owned(), key.to_owned()), Contents::of([cert, key]));
         let fallback = ArcSwap::from_pointee(pair(cert, key, &provider)?);
         Ok(Self { files, seen, fallback, names: ArcSwap::default(), provider })
     }
@@ -72,9 +73,9 @@ impl Certificates {
     /// the files is half way, leaves the one before in use and is tried again at the next look.
     pub async fn follow(self: Arc<Self>, every: Duration, stop: CancellationToken) {
         let (cert, key) = &self.files;
-        let mut seen = self.seen;
+        let mut seen = self.seen.clone();
         while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
-            let now = times(cert, key);
+            let now = Contents::of([cert.as_path(), key.as_path()]);
             if now == seen {
                 continue;
             }
@@ -161,13 +162,6 @@ impl Certificates {
         let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
         builder.build().map_err(|error| failed(error.into()))
     }
-}
-
-type Times = [Option<SystemTime>; 2];
-
-/// Through symbolic links, as Kubernetes replaces mounted secrets.
-fn times(cert: &Path, key: &Path) -> Times {
-    [cert, key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok())
 }
 
 /// A certificate of the configuration with its key.

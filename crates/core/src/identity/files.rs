@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::material::{Material, Pem};
 use super::verify::fault;
 use super::{Identity, Naming, Shared};
+use crate::contents::Contents;
 use crate::{Error, Secret};
 
 /// PEM files.
@@ -40,7 +41,7 @@ impl Identity {
         handle: Option<&tokio::runtime::Handle>,
     ) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let seen = times(&files);
+        let seen = files.contents();
         let (identity, ended) = Self::new(read(&files, &provider)?, Naming::Files, provider);
         if let (FileChanges::Every(every), Some(handle)) = (changes, handle) {
             handle.spawn(keep_fresh(Arc::downgrade(&identity.shared), files, seen, every, ended));
@@ -56,6 +57,11 @@ impl Files {
     /// A file that cannot be read, or files that do not fit together.
     pub fn check(&self) -> Result<(), Error> {
         read(self, &Arc::new(rustls::crypto::aws_lc_rs::default_provider())).map(drop)
+    }
+
+    fn contents(&self) -> Contents {
+        let own = self.own.iter().flat_map(|(cert, key)| [cert, key]);
+        Contents::of(own.chain([&self.ca]).map(PathBuf::as_path))
     }
 }
 
@@ -86,19 +92,21 @@ fn text(path: &Path) -> Result<String, Error> {
 async fn keep_fresh(
     shared: Weak<Shared>,
     files: Files,
-    mut seen: Vec<Option<SystemTime>>,
+    mut seen: Contents,
     every: Duration,
     ended: CancellationToken,
 ) {
     let mut complaint = String::new();
     while ended.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
         let Some(shared) = shared.upgrade() else { return };
-        let now = times(&files);
+        let now = files.contents();
         if now == seen {
             continue;
         }
         // Whoever replaces the files may be half way: what does not fit together is tried again on the next look.
         match read(&files, &shared.provider) {
+            // Changed while it was read: the next look finds a moment that both looks agree on.
+            Ok(_) if files.contents() != now => {}
             Ok(material) => {
                 tracing::info!(id = ?material.id().map(ToString::to_string), expires = ?material.expires(), "the identity's files have been read again");
                 shared.replace(material);
@@ -114,12 +122,4 @@ async fn keep_fresh(
             }
         }
     }
-}
-
-/// Modification times through symbolic links, as Kubernetes replaces mounted secrets.
-fn times(files: &Files) -> Vec<Option<SystemTime>> {
-    let own = files.own.iter().flat_map(|(cert, key)| [cert, key]);
-    own.chain([&files.ca])
-        .map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
-        .collect()
 }

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use plinth_core::contents::Contents;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
@@ -105,7 +106,7 @@ impl TlsSource {
         handle: &tokio::runtime::Handle,
         every: Duration,
     ) -> Result<TlsSource, TlsError> {
-        let seen = times(&settings);
+        let seen = contents(&settings);
         let (config, ends) = config(&settings)?;
         let (current, expires) = (Arc::new(ArcSwap::from_pointee(config)), Arc::new(Mutex::new(ends)));
         handle.spawn(keep_fresh(Arc::downgrade(&current), expires.clone(), settings, seen, every));
@@ -145,13 +146,13 @@ async fn keep_fresh(
     current: Weak<ArcSwap<ServerConfig>>,
     expires: Arc<Mutex<Option<jiff::Timestamp>>>,
     settings: TlsSettings,
-    mut seen: Vec<Option<SystemTime>>,
+    mut seen: Contents,
     every: Duration,
 ) {
     loop {
         tokio::time::sleep(every).await;
         let Some(current) = current.upgrade() else { return };
-        let now = times(&settings);
+        let now = contents(&settings);
         if now == seen {
             continue;
         }
@@ -170,13 +171,9 @@ async fn keep_fresh(
     }
 }
 
-/// Modification times through symbolic links, as Kubernetes replaces mounted secrets.
-fn times(settings: &TlsSettings) -> Vec<Option<SystemTime>> {
-    [Some(&settings.cert), Some(&settings.key), settings.client_ca.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
-        .collect()
+fn contents(settings: &TlsSettings) -> Contents {
+    let files = [Some(&settings.cert), Some(&settings.key), settings.client_ca.as_ref()];
+    Contents::of(files.into_iter().flatten().map(PathBuf::as_path))
 }
 
 fn config(settings: &TlsSettings) -> Result<(ServerConfig, Option<jiff::Timestamp>), TlsError> {
