@@ -75,6 +75,8 @@ struct Line {
 
 /// Between two tries to read a configuration from config-service.
 const STORE_RETRY: Duration = Duration::from_millis(500);
+/// More than the longest tick of Linux, 10 ms.
+const TICKS: Duration = Duration::from_millis(20);
 /// Warnings of one configuration that are logged one by one.
 const WARNINGS: usize = 20;
 
@@ -371,7 +373,7 @@ impl Configurator {
             ConfigSource::File(path) => {
                 let origin = path.display().to_string();
                 // before reading, so that a change in between is noticed
-                let stamp = stamp(source).await;
+                let stamp = settled(source).await;
                 *self.seen.lock() = stamp;
                 match tokio::fs::read_to_string(path).await {
                     Ok(text) => {
@@ -497,6 +499,20 @@ async fn stamp(source: &ConfigSource) -> Option<Stamp> {
     let ConfigSource::File(path) = source else { return None };
     let metadata = tokio::fs::metadata(Path::new(path)).await.ok()?;
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+}
+
+/// A stamp that the next change of the file differs from: modification times are as coarse as the kernel's tick, so that one
+/// written just now is looked at a little later.
+async fn settled(source: &ConfigSource) -> Option<Stamp> {
+    let found = stamp(source).await;
+    let age = found.and_then(|(modified, ..)| modified.elapsed().ok());
+    match age.and_then(|age| TICKS.checked_sub(age)) {
+        Some(rest) => {
+            tokio::time::sleep(rest).await;
+            stamp(source).await
+        }
+        None => found,
+    }
 }
 
 /// 32 hex digits.
