@@ -41,6 +41,7 @@ mod zipkin;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use plinth_kong::{Config, Plugin, PluginConfig, Route};
 use uuid::Uuid;
@@ -76,6 +77,8 @@ pub struct Options {
     pub tracing: TracingSettings,
     /// Where the access log goes, if there is one.
     pub access_log: Option<PathBuf>,
+    /// What a request waits for Redis at most where it can do without: limits and caches.
+    pub redis_deadline: Duration,
 }
 
 impl Default for Options {
@@ -85,6 +88,7 @@ impl Default for Options {
             syslog_socket: PathBuf::from("/dev/log"),
             tracing: TracingSettings::default(),
             access_log: None,
+            redis_deadline: Duration::from_millis(50),
         }
     }
 }
@@ -166,7 +170,7 @@ impl Runtime {
             rate_limiting: rate_limiting::Shared::new(Arc::clone(&limits), &env.registry)?,
             cache: Arc::default(),
             limits,
-            redis: redis::Pools::new(env.control, &env.registry)?,
+            redis: redis::Pools::new(env.control, env.options.redis_deadline, &env.registry)?,
             files,
             metrics: metrics::Metrics::new(&env.registry)?,
             correlation: Arc::default(),

@@ -386,6 +386,11 @@ fn read_plugins(reader: &mut Reader) -> plugins::Options {
             )
             .into(),
         tracing: read_tracing(reader),
+        redis_deadline: reader.duration(
+            "redis_deadline",
+            "what a request waits for Redis at most in limits and caches; redis.timeout can shorten it",
+            defaults.redis_deadline,
+        ),
         ..defaults
     }
 }

@@ -25,7 +25,7 @@ pub(super) const REDIS: &[Field] = &[
     integer("timeout")
         .or(Int(2000))
         .check(TIMEOUT)
-        .different("an upper bound: a request waits at most 50 ms for Redis"),
+        .different("an upper bound: limits and caches wait at most the gateway's redis_deadline for Redis, 50 ms by default"),
     string("username").referenceable(),
     string("password").may_be_empty().referenceable(),
     integer("database").or(Int(0)),

@@ -62,7 +62,7 @@ impl OAuth2 {
     ) -> Result<OAuth2, String> {
         let store = match config.storage {
             OAuth2Storage::Memory => Store::Memory(Arc::clone(memory)),
-            OAuth2Storage::Redis => Store::Redis(pools.client(&config.redis)?),
+            OAuth2Storage::Redis => Store::Redis(pools.patient(&config.redis)?),
         };
         let realm = config.realm.as_ref().map(|realm| format!(" realm=\"{realm}\"")).unwrap_or_default();
         HeaderValue::from_str(&realm).map_err(|_| "in 'realm': not usable in a header".to_owned())?;

@@ -23,8 +23,6 @@ use tokio::sync::oneshot;
 use address::Address;
 pub(super) use synced::Synced;
 
-/// What a request waits for Redis at most; `redis.timeout` only shortens it.
-const DEADLINE: Duration = Duration::from_millis(50);
 /// Timeouts in a row that count as a dead Redis. A refused connection counts at once.
 const TIMEOUTS: u32 = 3;
 /// Between two looks at a dead Redis.
@@ -44,6 +42,8 @@ pub(super) struct Unavailable;
 #[derive(Debug)]
 pub(super) struct Pools {
     control: Handle,
+    /// What a request that can do without Redis waits for it at most; `redis.timeout` only shortens it.
+    deadline: Duration,
     clients: Mutex<HashMap<String, Weak<Client>>>,
     synced: Mutex<HashMap<String, Weak<Synced>>>,
     errors: IntCounterVec,
@@ -51,7 +51,11 @@ pub(super) struct Pools {
 }
 
 impl Pools {
-    pub fn new(control: Handle, registry: &prometheus::Registry) -> Result<Pools, prometheus::Error> {
+    pub fn new(
+        control: Handle,
+        deadline: Duration,
+        registry: &prometheus::Registry,
+    ) -> Result<Pools, prometheus::Error> {
         let errors = IntCounterVec::new(
             Opts::new("gateway_redis_errors_total", "Questions of plugins that Redis did not answer."),
             &["redis", "reason"],
@@ -62,14 +66,27 @@ impl Pools {
         )?;
         registry.register(Box::new(errors.clone()))?;
         registry.register(Box::new(up.clone()))?;
-        Ok(Pools { control, clients: Mutex::default(), synced: Mutex::default(), errors, up })
+        Ok(Pools { control, deadline, clients: Mutex::default(), synced: Mutex::default(), errors, up })
     }
 
+    /// For what a request can do without: limits and caches.
+    ///
     /// # Errors
     /// An address that cannot be used; secrets stay out of the message.
     pub fn client(&self, config: &RedisConfig) -> Result<Arc<Client>, String> {
+        self.within(config, self.deadline.min(Duration::from_millis(config.timeout.into())))
+    }
+
+    /// For what a request cannot do without: it waits as long as `redis.timeout` says.
+    ///
+    /// # Errors
+    /// An address that cannot be used; secrets stay out of the message.
+    pub fn patient(&self, config: &RedisConfig) -> Result<Arc<Client>, String> {
+        self.within(config, Duration::from_millis(config.timeout.into()))
+    }
+
+    fn within(&self, config: &RedisConfig, deadline: Duration) -> Result<Arc<Client>, String> {
         let address = Address::new(config)?;
-        let deadline = DEADLINE.min(Duration::from_millis(config.timeout.into()));
         let key = format!("{} {deadline:?}", address.key());
         let mut clients = self.clients.lock();
         clients.retain(|_, client| client.strong_count() > 0);

@@ -40,9 +40,9 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// From the file's YAML, format 3.0 put in front.
+    /// From the file's YAML, format 3.0 put in front. A Redis that answers is in time, however busy the machine is.
     pub fn new(body: &str) -> Gateway {
-        Gateway::with(body, Options::default())
+        Gateway::with(body, Options { redis_deadline: Duration::from_secs(5), ..Options::default() })
     }
 
     pub fn with(body: &str, options: Options) -> Gateway {
@@ -302,6 +302,7 @@ async fn metrics_have_kongs_names_and_labels() {
     ctx.outcome.status = StatusCode::OK;
     ctx.outcome.source = Source::Upstream;
     ctx.outcome.response_body_bytes = 10;
+    ctx.timing.end = Some(ctx.timing.start);
     for _ in 0..2 {
         gateway.compiled.chain(0).log(&ctx);
     }

@@ -4,9 +4,11 @@ use std::process::Command;
 use std::time::{Instant, SystemTime};
 
 use http::header;
+use plinth_testbed::chaos::{Mode, Proxy};
 use plinth_testbed::process::Process;
-use plinth_testbed::{PortLease, eventually, redis::Redis};
+use plinth_testbed::{PortLease, eventually, holds, redis::Redis};
 
+use super::super::Options;
 use super::super::limits::Window;
 use super::super::tests::{Gateway, replies, told};
 use super::*;
@@ -83,15 +85,22 @@ async fn a_dead_redis_costs_nothing_and_comes_back() {
     for _ in 0..1000 {
         assert!(ask(&gateway, now).await.0.is_none());
     }
-    assert!(begin.elapsed() < Duration::from_secs(1), "1000 requests took {:?}", begin.elapsed());
-    assert_eq!(metric(&gateway, "gateway_redis_up{"), 0.0);
+    // Each of them waiting for a deadline would be 50 s.
+    assert!(begin.elapsed() < Duration::from_secs(20), "1000 requests took {:?}", begin.elapsed());
+    eventually("Redis is said to be down", Duration::from_secs(5), || async {
+        holds(metric(&gateway, "gateway_redis_up{") == 0.0, "up")
+    })
+    .await;
     redis.start_again().await;
     eventually("limits count again", Duration::from_secs(5), || async {
         let (_, ctx) = ask(&gateway, now).await;
         replies(&ctx).get("x-ratelimit-remaining-day").map(|_| ()).ok_or("no headers")
     })
     .await;
-    assert_eq!(metric(&gateway, "gateway_redis_up{"), 1.0);
+    eventually("Redis is said to be up", Duration::from_secs(5), || async {
+        holds(metric(&gateway, "gateway_redis_up{") == 1.0, "down")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,18 +116,54 @@ async fn strict_limits_answer_500_without_redis() {
 async fn a_silent_redis_is_given_50_ms() {
     // Accepts and never answers.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gateway = Gateway::new(&format!(
+    let body = format!(
         "services: [{{host: h, routes: [{{paths: [/]}}]}}]
 plugins: [{{name: rate-limiting, config: {{day: 3, policy: redis, redis: {{host: 127.0.0.1, port: {}}}}}}}]",
         listener.local_addr().unwrap().port()
-    ));
+    );
+    let gateway = Gateway::with(&body, Options::default());
     let begin = Instant::now();
     for _ in 0..10 {
         assert!(ask(&gateway, Timing::start()).await.0.is_none());
     }
-    // Three wait for the deadline, then the circuit is open.
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // Three wait for the deadline, then the circuit is open; by `redis.timeout` they would wait 6 s.
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert_eq!(metric(&gateway, "reason=\"timeout\""), 3.0);
+}
+
+/// An answer that comes too late may have used up what it tells of: who cannot do without it waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_redis_is_waited_for_where_its_answer_is_needed() {
+    let redis = Redis::start().await;
+    let between = Proxy::start(redis.addr).await;
+    let config = RedisConfig {
+        host: Some("127.0.0.1".to_owned()),
+        port: between.addr().port(),
+        timeout: 20_000,
+        username: None,
+        password: None,
+        database: 0,
+        ssl: false,
+        ssl_verify: false,
+        server_name: None,
+    };
+    let (control, registry) = (Handle::current(), prometheus::Registry::new());
+    let pools = Pools::new(control, Duration::from_millis(50), &registry).unwrap();
+    let ping = async |client: &Arc<Client>| {
+        let mut ping = Pipeline::new();
+        ping.cmd("PING");
+        client.ask::<Vec<String>>(ping)?.answer().await
+    };
+    let (needed, dispensable) = (pools.patient(&config).unwrap(), pools.client(&config).unwrap());
+    for client in [&needed, &dispensable] {
+        eventually("it answers", Duration::from_secs(10), || async {
+            ping(client).await.map_err(|_| "not yet")
+        })
+        .await;
+    }
+    between.set(Mode::Latency(Duration::from_millis(200)));
+    assert_eq!(ping(&needed).await.unwrap(), ["PONG"]);
+    assert_eq!(ping(&dispensable).await, Err(Unavailable));
 }
 
 /// A Redis that wants a login and TLS, with a user of its own and a second database.
