@@ -108,7 +108,11 @@ async fn a_full_disk_makes_it_read_only_until_there_is_space_again() {
         async move { holds(read_only(&mut Client::new(&base)).await == 0, "read-only") }
     })
     .await;
-    assert!(node.program.process.output().contains("the disk takes writes again"));
+    eventually("it says so", Duration::from_secs(10), || {
+        let output = node.program.process.output();
+        async move { holds(output.contains("the disk takes writes again"), output) }
+    })
+    .await;
     assert_eq!(client.put("/v1/kv/large", vec![b'v'; 100_000]).await.unwrap().status(), 200);
     drop(node);
     let node = agent("agent-3", folder.path(), &holder).await;

@@ -61,6 +61,14 @@ async fn main_job(kind: Kind) {
 
     // Raised limits; an instance dies without warning under load.
     let raised = platform.gateway("gateway-raised", &seed.with_raised_limits()).await;
+    let url = raised.url("proxy", "/api/v1/users/1");
+    let bearer = format!("Bearer {}", seed.token(600));
+    // Ready with a configuration; an address that took longer than a second is still under way.
+    eventually("users are found", Duration::from_secs(10), || async {
+        let answer = get_with(&url, &[("authorization", &bearer)]).await;
+        holds(answer.status() == 200, format!("{} {:?}", answer.status(), answer.body()))
+    })
+    .await;
     death_under_load(&platform, &raised, &seed, &mut second).await;
 
     configuration_is_live(&platform).await;

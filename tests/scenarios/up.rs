@@ -68,11 +68,14 @@ async fn up_on_real_consul() {
     let mut house = House::start("up", command, &data).await;
     routed(&house).await;
     assert!(!data.join("agent").exists(), "no agent was started");
-    let catalog = get(&format!("http://{}/v1/catalog/services", consul.addr)).await;
-    let catalog: Value = serde_json::from_slice(catalog.body()).unwrap();
-    for service in ["registry-service", "config-service", "health-aggregator", "gateway", "user-service"] {
-        assert!(catalog.get(service).is_some(), "{service} in {catalog}");
-    }
+    // Services register themselves once they are ready.
+    eventually("all are in the catalog", Duration::from_secs(20), || async {
+        let catalog = get(&format!("http://{}/v1/catalog/services", consul.addr)).await;
+        let catalog: Value = serde_json::from_slice(catalog.body()).map_err(|error| error.to_string())?;
+        let all = ["registry-service", "config-service", "health-aggregator", "gateway", "user-service"];
+        holds(all.iter().all(|service| catalog.get(service).is_some()), catalog.to_string())
+    })
+    .await;
     services_commands(&house).await;
     config_commands(&house).await;
     let status = house.process.terminate(Duration::from_secs(30));

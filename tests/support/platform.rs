@@ -91,9 +91,15 @@ impl Platform {
 pub fn service(backend: &Backend, folder: &Path, program: &str, label: &str) -> Command {
     let mut command = command(program);
     command.env("CONSUL_HTTP_ADDR", backend.address().to_string());
-    if program == "config-service" {
-        command.arg("--data-dir").arg(folder.join(label));
-    }
+    // What is true of a machine with time to spare: answers come after Consul has the write, and Redis is in time.
+    match program {
+        "config-service" => {
+            command.arg("--data-dir").arg(folder.join(label)).args(["--write-publish-wait", "15s"])
+        }
+        "registry-service" => command.args(["--writes-settle", "20s", "--reads-catch-up", "10s"]),
+        "gateway" => command.args(["--redis-deadline", "2s"]),
+        _ => &mut command,
+    };
     command
 }
 

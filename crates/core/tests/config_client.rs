@@ -47,7 +47,7 @@ impl Service {
         ConfigSettings {
             environment: "prod".into(),
             token: Some(Secret::new("t0ken")),
-            request_timeout: Duration::from_millis(500),
+            request_timeout: Duration::from_secs(2),
             wait: Duration::from_secs(1),
             ..ConfigSettings::new(Address::Http(self.proxy.addr().to_string()), "shop")
         }

@@ -85,7 +85,7 @@ async fn every_event_arrives_although_the_broker_is_killed() {
     for n in 0..10 {
         add(&database, n).await;
     }
-    eventually("the first ten are confirmed", Duration::from_secs(10), || async {
+    eventually("the first ten are confirmed", Duration::from_secs(30), || async {
         let depth = outbox::depth(&database, "events").await.unwrap();
         holds(depth == 0, format!("{depth} rows left"))
     })
@@ -99,7 +99,7 @@ async fn every_event_arrives_although_the_broker_is_killed() {
     assert_eq!(outbox::depth(&database, "events").await.unwrap(), 10, "rows stay while the broker is down");
 
     server.start_again().await;
-    eventually("the rest is confirmed", Duration::from_secs(20), || async {
+    eventually("the rest is confirmed", Duration::from_secs(60), || async {
         let depth = outbox::depth(&database, "events").await.unwrap();
         holds(depth == 0, format!("{depth} rows left"))
     })

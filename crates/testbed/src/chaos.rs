@@ -10,6 +10,8 @@ use tokio::net::{TcpListener, TcpStream, tcp};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::PortLease;
+
 /// What happens to connections. A change takes effect on open connections as well as on new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -34,16 +36,19 @@ pub struct Proxy {
     mode: watch::Sender<Mode>,
     accepted: Arc<AtomicUsize>,
     task: JoinHandle<()>,
+    /// Nobody else gets the port while [`Mode::Refuse`] has it closed.
+    _lease: PortLease,
 }
 
 impl Proxy {
     pub async fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback listener");
-        let addr = listener.local_addr().expect("bound address");
+        let lease = PortLease::take();
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, lease.port()));
+        let listener = bind(addr).await;
         let (mode, changes) = watch::channel(Mode::Pass);
         let accepted = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(accept(listener, target, changes, accepted.clone()));
-        Self { addr, mode, accepted, task }
+        Self { addr, mode, accepted, task, _lease: lease }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -83,7 +88,7 @@ async fn accept(
                     return;
                 }
             }
-            (_, None) => listener = Some(bind_again(addr).await),
+            (_, None) => listener = Some(bind(addr).await),
             (_, Some(open)) => tokio::select! {
                 changed = mode.changed() => if changed.is_err() { return },
                 connection = open.accept() => if let Ok((client, _)) = connection {
@@ -95,10 +100,10 @@ async fn accept(
     }
 }
 
-async fn bind_again(addr: SocketAddr) -> TcpListener {
+async fn bind(addr: SocketAddr) -> TcpListener {
     let socket = tokio::net::TcpSocket::new_v4().expect("socket");
     socket.set_reuseaddr(true).expect("SO_REUSEADDR");
-    socket.bind(addr).expect("the proxy's own port again");
+    socket.bind(addr).expect("the proxy's own port");
     socket.listen(1024).expect("listen")
 }
 

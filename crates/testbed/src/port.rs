@@ -48,7 +48,10 @@ fn range() -> std::ops::Range<u16> {
     }
 }
 
-/// A port that is free right now. Prefer port 0 or a [`PortLease`]; this one may be taken by somebody else.
+/// A port where nothing listens, kept from other tests until this process ends. Prefer port 0 or a [`PortLease`].
 pub fn free_port() -> u16 {
-    PortLease::take().port()
+    let lease = PortLease::take();
+    let port = lease.port();
+    std::mem::forget(lease);
+    port
 }

@@ -67,7 +67,7 @@ impl Postgres {
         self.process = None;
     }
 
-    pub async fn start_again(&mut self) {
+    fn spawn(&self) -> Process {
         let mut command = as_server_user(&program("postgres"));
         command.arg("-D").arg(self.folder.path().join("data")).args(["-h", "127.0.0.1", "-k", ""]);
         command.args(["-p", &self.port.port().to_string()]);
@@ -75,15 +75,24 @@ impl Postgres {
             command.args(["-c", "ssl=on", "-c"]).arg(format!("ssl_cert_file={}", cert.display()));
             command.arg("-c").arg(format!("ssl_key_file={}", key.display()));
         }
-        // A killed server may leave shared memory of its children for a moment; PostgreSQL refuses until it is gone.
         let pid_file = self.folder.path().join("data/postmaster.pid");
         if pid_file.exists() {
             std::fs::remove_file(&pid_file).expect("stale postmaster.pid");
         }
-        let process = self.process.insert(Process::spawn("postgres", command, self.folder.path()));
+        Process::spawn("postgres", command, self.folder.path())
+    }
+
+    pub async fn start_again(&mut self) {
+        self.process = Some(self.spawn());
         let port = self.port.port();
         eventually("PostgreSQL accepts a session", Duration::from_secs(30), || {
-            process.assert_running();
+            let process = self.process.as_mut().expect("spawned above");
+            // Children of a killed server hold its shared memory for a moment more; PostgreSQL refuses until it is gone.
+            if process.exited().is_some() && process.output().contains("is still in use") {
+                self.process = Some(self.spawn());
+            } else {
+                process.assert_running();
+            }
             async move {
                 let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
                 stream.write_all(&startup_message()).await?;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -12,6 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
+
+use crate::{eventually, holds};
 
 type Answer = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 type Handler = Arc<dyn Fn(Request<Bytes>) -> Answer + Send + Sync>;
@@ -60,9 +63,18 @@ impl Upstream {
         self.requests.lock().unwrap().clone()
     }
 
-    /// Stops listening and drops every open connection.
+    /// Stops listening and drops every open connection, at once or a moment later.
     pub fn kill(&self) {
         self.task.abort();
+    }
+
+    /// As [`Self::kill`], and waits until nobody can connect any more.
+    pub async fn killed(&self) {
+        self.kill();
+        eventually("nobody listens", Duration::from_secs(10), || async {
+            holds(TcpStream::connect(self.addr).await.is_err(), "somebody does")
+        })
+        .await;
     }
 }
 

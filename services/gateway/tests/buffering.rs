@@ -131,7 +131,7 @@ async fn a_slow_client_does_not_hold_the_upstream() {
     let seen = Arc::new(Seen::default());
     let upstream = upstream(&seen).await;
     let flags = ["--workers", "1", "--upstream-read-ahead", "48MiB", "--upstream-read-ahead-total", "64MiB"];
-    let text = config(&[upstream.addr], "").replace("read_timeout: 300", "read_timeout: 20000");
+    let text = config(&[upstream.addr], "").replace("read_timeout: 10000", "read_timeout: 20000");
     let gateway = Gateway::start_with(&text, &flags).await;
     for (round, path) in ["/length", "/chunked"].into_iter().enumerate() {
         let response = slow(gateway.proxy, path).await;
@@ -163,7 +163,7 @@ async fn what_is_read_ahead_is_bounded_and_nothing_is_without_buffering() {
         let seen = Arc::new(Seen::default());
         let upstream = upstream(&seen).await;
         let text = config(&[upstream.addr], "")
-            .replace("read_timeout: 300", "read_timeout: 20000")
+            .replace("read_timeout: 10000", "read_timeout: 20000")
             .replace("    paths: [/]", &format!("    response_buffering: {buffering}\n    paths: [/]"));
         let gateway = Gateway::start_with(&text, &["--workers", "1"]).await;
         let response = slow(gateway.proxy, "/length").await;
@@ -195,7 +195,7 @@ async fn an_upstream_that_breaks_off_while_the_client_is_slow_is_noticed() {
     })
     .await;
     let flags = ["--workers", "1", "--upstream-read-ahead", "48MiB", "--upstream-read-ahead-total", "64MiB"];
-    let text = config(&[upstream.addr], "").replace("read_timeout: 300", "read_timeout: 20000");
+    let text = config(&[upstream.addr], "").replace("read_timeout: 10000", "read_timeout: 20000");
     let gateway = Gateway::start_with(&text, &flags).await;
     let response = slow(gateway.proxy, "/length").await;
     eventually("the end is read ahead", LIMIT, || async {

@@ -253,7 +253,13 @@ async fn sockets_of_systemd_are_listened_on() {
         }
     })
     .await;
-    assert!(process.output().contains(&format!("proxy listening on http://127.0.0.1:{port}")));
+    let printed = format!("proxy listening on http://127.0.0.1:{port}");
+    eventually("the address is printed", LIMIT, || {
+        let output = process.output();
+        let found = output.contains(&printed);
+        async move { holds(found, output) }
+    })
+    .await;
     let hears = async |what: &str| {
         eventually("the supervisor is told", LIMIT, || async {
             let mut bytes = [0; 128];

@@ -308,7 +308,7 @@ async fn refresh_rotates(server: &Server) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refresh_tokens_rotate_and_expired_tokens_end() {
     let upstream = Upstream::start().await;
-    let server = Server::start(upstream.addr, "token_expiration: 1").await;
+    let server = Server::start(upstream.addr, "token_expiration: 3").await;
     let form = [&WEB[..], &[("grant_type", "client_credentials")]].concat();
     let (_, issued) = server.token(&form).await;
     let token = text(&issued["access_token"]);

@@ -141,7 +141,7 @@ async fn answers_reach_the_client_transformed() {
     upstream.respond(answer("text/plain", r#"{"secret":1}"#));
     assert_eq!(gateway.get("/").await.body(), r#"{"secret":1}"#);
     // On the gateway's own answers, too.
-    upstream.kill();
+    upstream.killed().await;
     let own = gateway.send(Method::GET, "/", &[("accept", "application/json")], "").await;
     assert_eq!((own.status().as_u16(), text(own.headers(), "x-made")), (502, Some("yes")));
     let own: serde_json::Value = serde_json::from_slice(own.body()).unwrap_or(json!(null));

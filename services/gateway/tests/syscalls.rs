@@ -42,7 +42,7 @@ fn on_one_processor() {
 
 async fn measure() {
     let upstream = Upstream::start().await;
-    let text = config(&[upstream.addr], "").replace("_timeout: 300", "_timeout: 60000");
+    let text = config(&[upstream.addr], "").replace("_timeout: 10000", "_timeout: 60000");
     let gateway = Binary::start_nice(&text, &["--workers", "1", "--config-poll", "1h"]).await;
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {

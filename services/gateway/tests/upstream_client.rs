@@ -31,11 +31,14 @@ fn pools() -> Rc<Pools> {
     Rc::new(Pools::new(PoolSettings::default(), Arc::default()))
 }
 
+/// What an upstream may keep silent: more than a busy machine does.
+const SILENCE: Duration = Duration::from_secs(2);
+
 fn limits() -> Limits {
     Limits {
-        write_timeout: Duration::from_millis(300),
-        read_timeout: Duration::from_millis(300),
-        client_body_timeout: Duration::from_millis(300),
+        write_timeout: SILENCE,
+        read_timeout: SILENCE,
+        client_body_timeout: SILENCE,
         head_bytes: 16 * 1024,
     }
 }
@@ -268,7 +271,7 @@ fn silence_is_a_timeout_before_and_within_an_answer() {
             };
             assert!(matches!(fault, Fault::ReadTimeout), "{fault:?}");
             let took = start.elapsed();
-            assert!(took >= Duration::from_millis(300) && took < Duration::from_millis(1500), "{took:?}");
+            assert!(took >= SILENCE && took < 3 * SILENCE, "{took:?}");
         }
     });
 }

@@ -42,7 +42,7 @@ on_both!(
 );
 
 fn timing(interval: Duration) -> Timing {
-    Timing { interval, timeout: Duration::from_millis(500), deregister_after: Some(2 * SECOND) }
+    Timing { interval, timeout: SECOND, deregister_after: Some(2 * SECOND) }
 }
 
 async fn a_death_is_found_and_removed_in_time(kind: Kind) {
@@ -53,12 +53,12 @@ async fn a_death_is_found_and_removed_in_time(kind: Kind) {
     }
     let replica = Replica::start(&world, 2).await;
     for n in 0..6 {
-        world.reaches(&format!("web-{n}"), "passing", 5 * SECOND).await;
+        world.reaches(&format!("web-{n}"), "passing", 15 * SECOND).await;
     }
     let last_checks = replica.probed().await;
     assert!(last_checks.contains_key("web-3"), "{last_checks:?}");
 
-    // failures x interval + timeout + 200 ms. A second death counts when the machine was too busy with other tests for the first:
+    // failures x interval + 700 ms: the probes are answered at once. A second death counts when the machine was too busy with other tests for the first:
     // a delay of the service's own would meet both.
     let bar = 2 * SECOND + Duration::from_millis(700);
     let (mut deaths, mut found, mut alive) = (0, Duration::MAX, Instant::now());
@@ -86,16 +86,17 @@ async fn a_death_is_found_and_removed_in_time(kind: Kind) {
     })
     .await;
     assert!(alive.elapsed() >= 2 * SECOND, "not before deregister_after");
-    assert_eq!(replica.metric("health_removals_total", "reason=\"critical\"").await, Some(deaths as f64));
-    assert_eq!(replica.metric("health_transitions_total", "to=\"critical\"").await, Some(deaths as f64));
-    let (status, service) = replica.get("/api/v1/health/services/web").await;
-    assert_eq!(status, StatusCode::OK);
-    let service: serde_json::Value = serde_json::from_str(&service).unwrap();
-    assert_eq!(
-        (&service["status"], &service["instances"]["passing"]),
-        (&"healthy".into(), &(6 - deaths).into()),
-        "{service}"
-    );
+    // What the aggregator says of itself follows what it wrote.
+    eventually("the aggregator counts and shows it", 10 * SECOND, || async {
+        let removed = replica.metric("health_removals_total", "reason=\"critical\"").await;
+        let turned = replica.metric("health_transitions_total", "to=\"critical\"").await;
+        let (status, text) = replica.get("/api/v1/health/services/web").await;
+        let service: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let shown = service["status"] == "healthy" && service["instances"]["passing"] == 6 - deaths;
+        let counted = [removed, turned] == [Some(deaths as f64); 2];
+        holds(counted && status == StatusCode::OK && shown, format!("{removed:?} {turned:?} {status} {text}"))
+    })
+    .await;
     assert_eq!(replica.get("/api/v1/health/services/nobody").await.0, StatusCode::NOT_FOUND);
 }
 
@@ -137,11 +138,13 @@ async fn replicas_share_and_take_over(kind: Kind) {
     })
     .await;
     println!("{kind:?}: taken over after {took:?}");
-    assert!(took < 5 * SECOND, "{took:?}");
+    assert!(took < 10 * SECOND, "{took:?}");
     let looked_at_three_times = killed + jiff::SignedDuration::from_secs(3);
     eventually("three more looks at each", 10 * SECOND, || async {
         let probed = second.probed().await;
-        let fresh = (0..count).filter(|n| probed[&format!("web-{n}")] > looked_at_three_times).count();
+        let fresh = (0..count)
+            .filter(|n| probed.get(&format!("web-{n}")).is_some_and(|at| *at > looked_at_three_times))
+            .count();
         holds(fresh == count, format!("{fresh} of {count}"))
     })
     .await;
@@ -152,7 +155,7 @@ async fn replicas_share_and_take_over(kind: Kind) {
     }
     // The dead replica's own registration goes the way of every dead instance; detection still works after the takeover.
     world.set_down("web-1", true);
-    world.reaches("web-1", "critical", 4 * SECOND).await;
+    world.reaches("web-1", "critical", 15 * SECOND).await;
 }
 
 async fn consul_goes_and_comes_back(kind: Kind) {
@@ -215,7 +218,11 @@ async fn the_brake_holds_alone_and_lets_go_with_a_peer(kind: Kind) {
         holds(body.contains("\"brake\""), body)
     })
     .await;
-    assert_eq!(replica.metric("health_brake_engaged", "").await, Some(1.0));
+    eventually("the gauge says so", 10 * SECOND, || async {
+        let gauge = replica.metric("health_brake_engaged", "").await;
+        holds(gauge == Some(1.0), format!("{gauge:?}"))
+    })
+    .await;
     assert!(replica.get("/health").await.1.contains("held back"));
     assert!(world.checks().await.values().all(|(status, _)| status == "passing"), "nothing was made worse");
 

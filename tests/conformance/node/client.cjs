@@ -116,12 +116,16 @@ const steps = {
     const [{ Node }] = await consul.catalog.node.list();
     assert.ok((await consul.health.node(Node)).some((check) => check.CheckID === "serfHealth"));
     assert.equal((await consul.health.checks("node-svc"))[0].CheckID, "service:node-1");
-    const [entry] = await consul.health.service({ service: "node-svc", passing: true });
+    const [entry] = await until("it passes", async () => {
+      const found = await consul.health.service({ service: "node-svc", passing: true });
+      return found.length > 0 && found;
+    });
     assert.equal(entry.Service.ID, "node-1");
     assert.ok(entry.Node.Address);
     assert.ok((await consul.health.state("passing")).length >= 2);
     await consul.agent.check.fail("service:node-1");
-    assert.deepEqual(await consul.health.service({ service: "node-svc", passing: true }), []);
+    // Consul's agent tells its server a moment later.
+    await until("none passes", async () => (await consul.health.service({ service: "node-svc", passing: true })).length === 0);
     await consul.agent.check.pass("service:node-1");
     assert.equal((await consul.health.service({ service: "node-svc", tag: "t2" })).length, 1);
   },

@@ -102,7 +102,8 @@ def agent():
 
 def health_and_catalog():
     c.agent.check.ttl_pass("service:py-1")
-    _, entries = c.health.service("py", passing=True, tag="a")
+    # Consul's agent tells its server a moment later.
+    entries = until("it passes", lambda: c.health.service("py", passing=True, tag="a")[1])
     assert [entry["Service"]["ID"] for entry in entries] == ["py-1"]
     index, _ = c.health.service("py", passing=True)
     woken = []
@@ -126,7 +127,7 @@ def health_and_catalog():
     assert c.catalog.deregister("ext") is True
     refused(consul.ConsulException, c.catalog.nodes, dc="elsewhere")
     assert c.agent.service.deregister("py-1")
-    assert c.catalog.service("py")[1] == []
+    until("it is gone", lambda: c.catalog.service("py")[1] == [])
 
 
 def sessions():
@@ -161,7 +162,8 @@ def queries():
     c.agent.service.register("pq", service_id="pq-1")
     query = c.query.create("pq", "py-query", onlypassing=True, ttl="10s")["ID"]
     assert c.query.get(query)[0]["Name"] == "py-query"
-    assert [entry["Service"]["ID"] for entry in c.query.execute("py-query")["Nodes"]] == ["pq-1"]
+    found = until("it is found", lambda: c.query.execute("py-query")["Nodes"])
+    assert [entry["Service"]["ID"] for entry in found] == ["pq-1"]
     assert c.query.delete(query) is True
     c.agent.service.deregister("pq-1")
 

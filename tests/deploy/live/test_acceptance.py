@@ -28,7 +28,8 @@ from pathlib import Path
 
 import pytest
 from support import monitoring
-from support.monitoring import Program, free_port, get, get_json, plinth_program, tool, until
+from support.monitoring import Program, get, get_json, plinth_program, tool, until
+from support.ports import free_port
 
 BASE = {"gateway": 50, "discovery": 5}
 TIMES = 10

@@ -13,7 +13,6 @@ import os
 import re
 import secrets as randomness
 import signal
-import socket
 import ssl
 import time
 import urllib.error
@@ -22,6 +21,7 @@ import urllib.request
 import pytest
 from support.engine import DEBIAN, ROOT, Engine, need, run, until
 from support.load import Load
+from support.ports import free_port
 
 PLATFORM = ("registry-service", "config-service", "health-aggregator", "gateway")
 CONSUL = ("consul-1", "consul-2", "consul-3")
@@ -30,12 +30,6 @@ DEMO = ("user-service", "document-service")
 MONITORING = ("prometheus", "alertmanager")
 NOT_RUN = {"grafana", "kong", "elasticsearch", "logstash", "kibana", "filebeat", "elk-setup"}
 PATH = "/api/v1/users/1"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Stack:

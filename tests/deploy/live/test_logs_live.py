@@ -13,7 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import logs, monitoring
-from support.monitoring import Program, Receiver, free_port, get, until
+from support.monitoring import Program, Receiver, get, until
+from support.ports import free_port
 
 
 class Elasticsearch:

@@ -33,7 +33,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import monitoring
-from support.monitoring import Program, Receiver, free_port, get, get_json, tool, until
+from support.monitoring import Program, Receiver, get, get_json, tool, until
+from support.ports import free_port
 
 # Alerts that this test does not cause, with the reason. promtool covers them.
 NOT_CAUSED = {

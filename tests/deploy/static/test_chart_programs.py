@@ -4,7 +4,6 @@ import base64
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -14,6 +13,7 @@ import urllib.request
 import pytest
 import yaml
 from support import chart
+from support.ports import free_port
 
 PREFIX = {"registry": "PLINTH_REGISTRY__", "config": "PLINTH_CONFIG__", "health": "PLINTH_HEALTH__", "gateway": "PLINTH_GATEWAY__"}
 # Variables that no program's help names: Kubernetes' own, and what kong.yml may take from the environment.
@@ -148,12 +148,6 @@ def test_rules_are_those_of_the_monitoring():
 LOCAL = chart.merged(chart.CASES["small"], {"listenAddress": "127.0.0.1", "shutdown": {"preStopSeconds": 0, "drainDelaySeconds": 0}})
 
 
-def _free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 # Identities of Connect carry SPIFFE ids, not host names.
 TRUSTING = ssl.create_default_context()
 TRUSTING.check_hostname, TRUSTING.verify_mode = False, ssl.CERT_NONE
@@ -209,7 +203,7 @@ def test_rendered_commands_run_and_answer_their_probes(tmp_path, mode):
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("PLINTH_", "CONSUL_", "KONG_"))}
     plain["PLINTH_BIN_DIR"] = os.environ.get("PLINTH_BIN_DIR", "")
     try:
-        consul = _free_port()
+        consul = free_port()
         programs.start(
             [chart.program("plinth"), "agent", "--in-memory", "--connect", "--http-port", str(consul)], plain, tmp_path / "agent.log"
         )
@@ -239,8 +233,8 @@ def test_rendered_commands_run_and_answer_their_probes(tmp_path, mode):
             for init in spec.get("initContainers", []):
                 words = [here(word, init) for word in init["args"]]
                 subprocess.run([chart.program(os.path.basename(init["command"][0])), *words], env=plain, check=True, timeout=20)
-            ports = {p["containerPort"]: _free_port() for p in container["ports"]}
-            ports[8001] = _free_port()
+            ports = {p["containerPort"]: free_port() for p in container["ports"]}
+            ports[8001] = free_port()
             env = dict(plain)
             for name, value in _env(container).items():
                 value = "127.0.0.1" if name == "POD_IP" else value

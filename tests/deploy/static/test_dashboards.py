@@ -13,6 +13,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import monitoring, promql
+from support.ports import free_port
 
 DASHBOARDS = sorted((monitoring.GRAFANA / "dashboards").glob("*.json"))
 # What Prometheus makes itself.
@@ -28,7 +29,7 @@ def pages(tmp_path_factory) -> dict[str, dict[str, monitoring.Metric]]:
     """/metrics of each service of a running `plinth up --demo`, after a little traffic."""
     folder = tmp_path_factory.mktemp("up")
     names = ("agent", "registry", "config", "health", "proxy", "admin", "status")
-    ports = {name: monitoring.free_port() for name in names}
+    ports = {name: free_port() for name in names}
     args = [monitoring.plinth_program("plinth"), "up", "--demo", "--data-dir", str(folder / "data")]
     args += [part for name, port in ports.items() for part in (f"--{name}-listen", f"127.0.0.1:{port}")]
     env = {key: value for key, value in os.environ.items() if not key.startswith(("CONSUL_", "PLINTH_"))}

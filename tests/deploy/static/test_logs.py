@@ -17,6 +17,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import logs, monitoring
+from support.ports import free_port
 
 # A request entry as the gateway writes it, with what Logstash takes from it. live/test_logs_live.py compares it with real ones.
 ENTRY = {
@@ -37,11 +38,11 @@ ENTRY = {
 def lines(tmp_path_factory) -> list[dict]:
     """Lines of real programs in trouble: there is no Consul, and somebody asks."""
     folder = tmp_path_factory.mktemp("logs")
-    nobody, found = monitoring.free_port(), []
+    nobody, found = free_port(), []
     running = []
     try:
         for program, prefix in (("registry-service", "REGISTRY"), ("health-aggregator", "HEALTH"), ("config-service", "CONFIG"), ("gateway", "GATEWAY")):
-            port = monitoring.free_port()
+            port = free_port()
             env = {"LOG__FORMAT": "json", "LOG__LEVEL": "info", "CONSUL__ADDRESS": f"http://127.0.0.1:{nobody}", "AUTH__DISABLED": "true", "SHUTDOWN__DRAIN_DELAY": "0s"}
             if program == "gateway":
                 kong = folder / "kong.yml"
@@ -51,7 +52,7 @@ def lines(tmp_path_factory) -> list[dict]:
                 env |= {"LISTEN": f"127.0.0.1:{port}"}
             if program == "config-service":
                 env |= {"DATA_DIR": str(folder / "config")}
-            env["STATUS_LISTEN"] = f"127.0.0.1:{monitoring.free_port()}"
+            env["STATUS_LISTEN"] = f"127.0.0.1:{free_port()}"
             one = monitoring.Program(program, [monitoring.plinth_program(program)], folder / f"{program}.log", {f"PLINTH_{prefix}__{name}": value for name, value in env.items()})
             running.append((one.start(), port))
 

@@ -19,14 +19,9 @@ import time
 import pytest
 from support.engine import ROOT, need, run, until
 from support.load import Load
+from support.ports import free_port
 
 SOURCE = ROOT / "infrastructure/nginx"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Gateway(http.server.ThreadingHTTPServer):

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -109,12 +108,6 @@ def prometheus_with_consul() -> str:
     """Debian bookworm's Prometheus is built without consul_sd; bullseye's has it. `cargo xtask test` puts it there."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return tool("prometheus-2.24.1", f"{cache}/plinth/tools/prometheus-2.24.1/usr/bin/prometheus")
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return probe.getsockname()[1]
 
 
 def get(url: str, timeout: float = 5, **params) -> bytes:

@@ -44,6 +44,16 @@ async fn it_dies(kind: Kind) {
     let beats = Beats::start(&platform);
     platform.discovered("probed", 4, Duration::from_secs(10)).await;
     platform.discovered("leased", LEASED, Duration::from_secs(10)).await;
+    // The other replica follows by watches of its own.
+    for (name, count) in [("probed", 4), ("leased", LEASED)] {
+        let url =
+            platform.registry[1].url("http", &format!("/api/v1/services/discover/{name}?healthy_only=true"));
+        eventually("the other replica knows them", Duration::from_secs(10), || async {
+            let found = parsed(&get(&url).await)["services"].as_array().map_or(0, Vec::len);
+            holds(found == count, found.to_string())
+        })
+        .await;
+    }
     let watchers = ["probed", "leased"].map(|name| Watcher::start(&platform.registry[1], name));
 
     // Writes without a pause; what is acknowledged is remembered.

@@ -42,6 +42,13 @@ async fn a_replica_dies(kind: Kind) {
     }
 
     let again = platform.replica("registry-service", "registry-again", &[]).await;
+    let url = again.url("http", "/api/v1/services/discover/shop");
+    // 503 with Retry-After while the first look at a service takes longer than a second.
+    eventually("the new replica answers", Duration::from_secs(10), || async {
+        let status = get(&url).await.status();
+        holds(status == 200, status.to_string())
+    })
+    .await;
     assert_eq!(discover(&again, "shop").await.len(), 20, "ready means: it knows all");
     let more = fleet.register(&again, "shop", "shop-20").await;
     assert_eq!(more.status(), 201, "{:?}", more.body());

@@ -175,12 +175,13 @@ async fn headers(server: Server) {
 async fn saturation(server: Server) {
     let settings = Settings {
         max_blocking: 1,
-        request_timeout: Duration::from_millis(200),
+        // what the second query waits for the only place
+        request_timeout: Duration::from_secs(1),
         ..Settings::http(server.addr())
     };
     let client = Client::new(settings).unwrap();
-    client.kv().put("k", Bytes::new(), PutOptions::default()).await.unwrap();
-    let index = client.kv().get("k", &Read::default()).await.unwrap().index;
+    server.client().kv().put("k", Bytes::new(), PutOptions::default()).await.unwrap();
+    let index = server.client().kv().get("k", &Read::default()).await.unwrap().index;
     let read = Read::after(index, Duration::from_secs(20));
     let first = tokio::spawn({
         let (client, read) = (client.clone(), read.clone());
@@ -198,7 +199,7 @@ async fn saturation(server: Server) {
     first.abort();
 }
 
-/// More watches than places: all of them see every change, none reports a failure.
+/// More watches than places: all of them see every change, none reports a failure for want of a place.
 async fn crowded_watches(server: Server) {
     let settings = Settings {
         max_blocking: 1,
@@ -214,6 +215,10 @@ async fn crowded_watches(server: Server) {
             let (sender, latest) = tokio::sync::watch::channel(Ok(None));
             tokio::spawn(async move {
                 while let Some(reply) = replies.next().await {
+                    // a server that is slow to write is not what this is about; no place for a watch is
+                    if matches!(reply, Err(Error::Timeout { .. })) {
+                        continue;
+                    }
                     let seen = reply
                         .map(|reply| reply.value.map(|pair| pair.value))
                         .map_err(|error| error.to_string());

@@ -30,6 +30,10 @@ fn start(server: &Server, settings: DiscoverySettings) -> Discovery {
 async fn snapshots(server: Server) {
     let registrar = Registrar::new(server.client());
     let discovery = start(&server, DiscoverySettings::default());
+    eventually("the list of names is there", SOON, || async {
+        holds(discovery.services().is_some(), format!("{:?}", discovery.status()))
+    })
+    .await;
     let unknown = discovery.service("web").await.unwrap_err();
     assert_eq!(unknown, DiscoveryError::Unknown { name: "web".into() });
     assert_eq!(discovery.status().watches, 0, "unknown names open no watch");
@@ -141,7 +145,8 @@ async fn idle_watches_end(server: Server) {
     watches(1).await;
     drop(held);
     watches(0).await;
-    assert_eq!(discovery.service("web").await.unwrap().instances.len(), 1, "asking opens it again");
+    let again = discovery.service_at("web", index, SOON).await.unwrap();
+    assert_eq!(again.instances.len(), 1, "asking opens it again");
     watches(1).await;
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use plinth_core::Error;
 use plinth_core::consul::{PutOptions, Read, watch, watch_from};
 use plinth_core::discovery::{Discovery, DiscoverySettings};
@@ -35,13 +35,14 @@ async fn proxied(server: &Server) -> (Proxy, SocketAddr) {
 async fn a_dead_connection_is_an_error_in_time(server: Server) {
     let (proxy, addr) = proxied(&server).await;
     let client = impatient(addr);
-    client.kv().put("k", Bytes::new(), PutOptions::default()).await.unwrap();
-    let index = client.kv().get("k", &Read::default()).await.unwrap().index;
+    let patient = server.client();
+    patient.kv().put("k", Bytes::new(), PutOptions::default()).await.unwrap();
+    let index = patient.kv().get("k", &Read::default()).await.unwrap().index;
 
     let started = Instant::now();
     let blocked = tokio::spawn({
         let client = client.clone();
-        async move { client.kv().get("k", &Read::after(index, Duration::from_secs(1))).await }
+        async move { client.kv().get("k", &Read::after(index, Duration::from_secs(3))).await }
     });
     eventually("the query blocks", SOON, || {
         let in_use = client.blocking_in_use();
@@ -51,8 +52,8 @@ async fn a_dead_connection_is_an_error_in_time(server: Server) {
     proxy.set(Mode::BlackHole);
     let error = blocked.await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
-    // wait + wait/16 + request timeout = 1562 ms.
-    assert!(started.elapsed() < Duration::from_millis(2500), "took {:?}", started.elapsed());
+    // wait + wait/16 + request timeout = 3687 ms.
+    assert!(started.elapsed() < Duration::from_secs(10), "took {:?}", started.elapsed());
     let error = client.status().leader().await.unwrap_err();
     assert!(error.is_unavailable(), "{error}");
 
@@ -177,6 +178,15 @@ async fn switchboard(first: SocketAddr) -> (SocketAddr, tokio::sync::watch::Send
     (addr, sender)
 }
 
+/// Errors on the way are passed over: a slow machine has timeouts of its own.
+async fn next_good<T>(replies: &mut (impl Stream<Item = Result<T, Error>> + Unpin)) -> T {
+    loop {
+        if let Ok(reply) = replies.next().await.unwrap() {
+            return reply;
+        }
+    }
+}
+
 /// A server that lost its data comes back with low indexes: nobody waits for the old index.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_forgot_everything() {
@@ -191,22 +201,16 @@ async fn a_server_that_forgot_everything() {
     let mut replies = watch(&impatient(proxy.addr()), Read::default(), |client, read| async move {
         client.kv().get("k", &read).await
     });
-    let before = replies.next().await.unwrap().unwrap();
+    let before = tokio::time::timeout(SOON, next_good(&mut replies)).await.unwrap();
     assert!(before.index > 100);
 
     proxy.set(Mode::Refuse);
     tokio::time::timeout(SOON, async { while replies.next().await.unwrap().is_ok() {} }).await.unwrap();
     target.send_replace(empty.addr);
     proxy.set(Mode::Pass);
-    let after = tokio::time::timeout(SOON, async {
-        loop {
-            if let Ok(reply) = replies.next().await.unwrap() {
-                return reply;
-            }
-        }
-    })
-    .await
-    .expect("the watch does not wait for an index of the past");
+    let after = tokio::time::timeout(SOON, next_good(&mut replies))
+        .await
+        .expect("the watch does not wait for an index of the past");
     assert_eq!(after.value.unwrap().value, Bytes::from_static(b"new"));
     assert!(after.index < before.index, "{} against {}", after.index, before.index);
 }

@@ -207,17 +207,17 @@ async fn without_consul_there_is_no_identity() {
     let away = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let client = Client::new(Settings::http(away)).unwrap();
     let handle = tokio::runtime::Handle::current();
-    let error = Identity::connect(&client, "web", Duration::from_millis(500), &handle).await.unwrap_err();
+    let error = Identity::connect(&client, "web", Duration::from_secs(2), &handle).await.unwrap_err();
     let error = plinth_core::error::chain(&error);
     assert!(
-        error.contains("service \"web\"") && error.contains("500ms") && error.contains("refused"),
+        error.contains("service \"web\"") && error.contains("2s") && error.contains("refused"),
         "{error}"
     );
     // Consul is there, but its mesh is off: its own words.
     let agent = plinth_agent::Settings { http_port: 0, ..plinth_agent::Settings::default() };
     let agent = Agent::start(agent).await.unwrap();
     let client = Client::new(Settings::http(agent.address())).unwrap();
-    let error = Identity::connect(&client, "web", Duration::from_millis(500), &handle).await.unwrap_err();
+    let error = Identity::connect(&client, "web", Duration::from_secs(2), &handle).await.unwrap_err();
     let error = plinth_core::error::chain(&error);
     assert!(error.contains("Connect must be enabled"), "{error}");
 }

@@ -1,9 +1,10 @@
 //! The life of items over HTTP.
 
 use http::Method;
+use plinth_testbed::{eventually, holds};
 use serde_json::json;
 
-use crate::support::{Consul, Service};
+use crate::support::{Consul, DEADLINE, Service};
 
 crate::on_both! { an_items_life values_keep_their_spelling lists_and_namespaces }
 
@@ -30,7 +31,12 @@ async fn an_items_life(consul: Consul) {
     );
 
     let read = service.get(path).await.expect(200);
-    assert_eq!(read.body, created.body, "read your writes");
+    assert_eq!(read.body["value"], created.body["value"], "read your writes");
+    eventually("whole, with its history", DEADLINE, || async {
+        let read = service.get(path).await;
+        holds(read.body == created.body, format!("{read:?}"))
+    })
+    .await;
     assert_eq!(read.headers["x-plinth-snapshot-age"], "0");
     service.call(Method::GET, path, &[("if-none-match", "\"1\"")], "").await.expect(304);
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use http::Method;
 use plinth_kit::auth::TokenKey;
+use plinth_testbed::{eventually, holds};
 
-use crate::support::{Consul, Service};
+use crate::support::{Consul, DEADLINE, Service};
 
 crate::on_both! { scopes_guard_namespaces_and_environments }
 
@@ -39,7 +40,11 @@ async fn scopes_guard_namespaces_and_environments(consul: Consul) {
     call(Method::PUT, item, &writer).await.expect(201);
     let refused = call(Method::GET, item, &writer).await.expect(403);
     assert!(refused.body["detail"].as_str().unwrap().contains("config:read:shop/prod"), "{:?}", refused.body);
-    assert_eq!(call(Method::GET, item, &reader).await.expect(200).body["author"], "ann");
+    eventually("it has its author", DEADLINE, || async {
+        let read = call(Method::GET, item, &reader).await;
+        holds(read.status == 200 && read.body["author"] == "ann", format!("{read:?}"))
+    })
+    .await;
     call(Method::GET, "/api/v1/config/shop/test", &reader).await.expect(403);
     call(Method::GET, "/api/v1/watch/shop/test", &reader).await.expect(403);
     call(Method::GET, "/api/v1/history/shop/test/k", &reader).await.expect(403);

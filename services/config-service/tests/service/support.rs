@@ -11,7 +11,7 @@ use plinth_agent::{Agent, Data, Settings as AgentSettings};
 use plinth_core::consul::{Client, PutOptions, Read, Settings};
 use plinth_testbed::consul::RealConsul;
 use plinth_testbed::process::Process;
-use plinth_testbed::{eventually, http_client};
+use plinth_testbed::{PortLease, eventually, http_client};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -27,6 +27,8 @@ pub enum Consul {
 /// what a crash looks like from outside.
 pub struct Embedded {
     addr: SocketAddr,
+    /// Nobody else gets the port while the agent is dead.
+    _lease: PortLease,
     folder: tempfile::TempDir,
     agent: Option<(Runtime, Agent)>,
 }
@@ -76,8 +78,10 @@ impl Consul {
     }
 
     pub async fn agent() -> Self {
-        let addr = "127.0.0.1:0".parse().unwrap();
-        let mut embedded = Embedded { addr, folder: tempfile::tempdir().unwrap(), agent: None };
+        let lease = PortLease::take();
+        let addr = SocketAddr::from(([127, 0, 0, 1], lease.port()));
+        let mut embedded =
+            Embedded { addr, _lease: lease, folder: tempfile::tempdir().unwrap(), agent: None };
         embedded.start().await;
         Self::Agent(Box::new(embedded))
     }
@@ -160,8 +164,11 @@ pub fn spawn(consul: SocketAddr, folder: &Path, name: &str, flags: &[&str]) -> P
         .args(["--shutdown-drain-delay", "0s", "--data-dir"])
         .arg(folder.join("data"))
         .args(flags);
-    if !flags.contains(&"--listen") {
-        command.args(["--listen", "127.0.0.1:0"]);
+    // A write is answered when Consul has it, however busy the machine is.
+    for (flag, value) in [("--listen", "127.0.0.1:0"), ("--write-publish-wait", "15s")] {
+        if !flags.contains(&flag) {
+            command.args([flag, value]);
+        }
     }
     Process::spawn(name, command, folder)
 }

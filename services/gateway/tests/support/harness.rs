@@ -26,7 +26,9 @@ fn with_defaults(flags: &[&str], more: &[&str]) -> Vec<String> {
     let listeners =
         ["--proxy-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"];
     let quiet = ["--register", "false", "--shutdown-drain-delay", "0ms"];
-    let defaults = [&listeners[..], &quiet, more].concat();
+    // A Redis that answers is in time, however busy the machine is.
+    let patient = ["--redis-deadline", "5s"];
+    let defaults = [&listeners[..], &quiet, &patient, more].concat();
     let open = defaults.chunks(2).filter(|pair| !flags.contains(&pair[0])).flatten();
     open.chain(flags).map(|&flag| flag.to_owned()).collect()
 }
@@ -220,11 +222,11 @@ pub async fn raw(address: SocketAddr, bytes: &[u8], limit: Duration) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// A configuration with one service at `targets` (more than one: an upstream), reached at every path.
+/// A configuration, with times that a busy machine keeps, with one service at `targets` (more than one: an upstream), reached at every path.
 pub fn config(targets: &[SocketAddr], more: &str) -> String {
     let mut text = format!(
-        "_format_version: \"3.0\"\nservices:\n- name: s\n  host: up\n  connect_timeout: 500\n  read_timeout: 300\n  \
-         write_timeout: 300\n  retries: 3\n{more}\n  routes:\n  - name: r\n    paths: [/]\n    strip_path: false\n\
+        "_format_version: \"3.0\"\nservices:\n- name: s\n  host: up\n  connect_timeout: 5000\n  read_timeout: 10000\n  \
+         write_timeout: 10000\n  retries: 3\n{more}\n  routes:\n  - name: r\n    paths: [/]\n    strip_path: false\n\
          upstreams:\n- name: up\n  targets:\n"
     );
     for target in targets {

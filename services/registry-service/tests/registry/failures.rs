@@ -15,6 +15,13 @@ pub async fn consul_dies_and_comes_back(mut platform: Platform) {
             .get(replica.url(&format!("/api/v1/services/discover/user?index={}", written.index())))
             .await;
         assert_eq!(read.ids(), ["user-1"]);
+        // Its document comes by a watch of its own; with an index it would be fetched.
+        let url = replica.url("/api/v1/services/user-1");
+        eventually("the replica has the document", DEADLINE, || async {
+            let read = owner.get(url.clone()).await;
+            holds(read.status == StatusCode::OK, format!("{read:?}"))
+        })
+        .await;
     }
 
     platform.backend.kill().await;

@@ -109,6 +109,8 @@ impl Replica {
             .arg(format!("--consul-address=http://{}", self.consul))
             .arg(format!("--auth-key-file={}", self.folder.join("public.pem").display()))
             .arg("--shutdown-drain-delay=0s")
+            // reading one's writes, however busy the machine is
+            .args(["--writes-settle=20s", "--reads-catch-up=10s"])
             .arg(format!("--register={}", self.registers))
             .env_clear();
         self.process = Some(Process::spawn(self.name, command, &self.folder));
