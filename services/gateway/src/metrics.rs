@@ -11,6 +11,7 @@ use prometheus::proto::{self, MetricFamily};
 use prometheus::{CounterVec, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use crate::context::Source;
+use crate::upstream::Upstream;
 
 /// A number only one thread changes.
 #[derive(Debug, Default)]
@@ -150,10 +151,33 @@ pub struct Metrics {
     /// Hand-overs to a new process, by result.
     pub handovers: IntCounterVec,
     /// Healthy, unhealthy and ejected endpoints by upstream.
-    pub endpoints: IntGaugeVec,
+    endpoints: IntGaugeVec,
 }
 
+/// Of endpoints.
+const STATES: [&str; 3] = ["healthy", "unhealthy", "ejected"];
+
 impl Metrics {
+    /// Counts the endpoints of an upstream by state.
+    pub fn report_endpoints(&self, name: &str, upstream: &Upstream) {
+        let endpoints = upstream.endpoints();
+        let set = endpoints.balancer.set();
+        let all = set.endpoints().iter().filter(|endpoint| endpoint.weight > 0).count();
+        let (healthy, all) = (i64::from(set.available()), i64::try_from(all).unwrap_or(i64::MAX));
+        let ejected = i64::try_from(upstream.ejected()).unwrap_or(i64::MAX);
+        for (state, count) in std::iter::zip(STATES, [healthy, all - healthy, ejected]) {
+            self.endpoints.with_label_values(&[name, state]).set(count);
+        }
+    }
+
+    /// The upstream is gone.
+    pub fn forget_endpoints(&self, name: &str) {
+        for state in STATES {
+            // one that was never reported is no loss
+            let _ = self.endpoints.remove_label_values(&[name, state]);
+        }
+    }
+
     /// Makes the metrics for `workers` workers and registers them.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Applying configurations: at start, when the file changes, on SIGHUP, from the Admin API. Each is applied as a whole or
 //! not at all; a bad one leaves the running one alone and is reported until a good one comes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -445,31 +446,28 @@ impl Configurator {
     pub async fn tend(self: Arc<Self>, stop: CancellationToken) {
         let mut look = tokio::time::interval(crate::upstream::ejection::SWEEP_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut generation, mut reported) = (0, BTreeSet::new());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = look.tick() => {}
             }
-            self.metrics.endpoints.reset();
             let unused: Vec<Arc<Snapshot>> =
                 self.retired.lock().extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
             if !unused.is_empty() {
                 self.loader.free(unused);
             }
-            for (name, upstream) in self.current().upstreams.iter() {
-                upstream.sweep(std::time::Instant::now());
-                let endpoints = upstream.endpoints();
-                let set = endpoints.balancer.set();
-                let healthy = i64::from(set.available());
-                let all =
-                    i64::try_from(set.endpoints().iter().filter(|endpoint| endpoint.weight > 0).count())
-                        .unwrap_or(i64::MAX);
-                let report = |state: &str, count: i64| {
-                    self.metrics.endpoints.with_label_values(&[name.as_str(), state]).set(count);
-                };
-                report("healthy", healthy);
-                report("unhealthy", all - healthy);
-                report("ejected", i64::try_from(upstream.ejected()).unwrap_or(i64::MAX));
+            let current = self.current();
+            for (name, upstream) in current.upstreams.iter() {
+                upstream.sweep(Instant::now());
+                self.metrics.report_endpoints(name, upstream);
+            }
+            if current.generation != generation {
+                generation = current.generation;
+                let names: BTreeSet<String> = current.upstreams.keys().cloned().collect();
+                // Those that are gone and no others, which a scrape would miss.
+                reported.difference(&names).for_each(|name: &String| self.metrics.forget_endpoints(name));
+                reported = names;
             }
         }
     }

@@ -8,7 +8,7 @@ mod harness;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{Client, Gateway, balanced};
 use hickory_resolver::proto::op::{Message, OpCode};
@@ -72,6 +72,38 @@ async fn weights_are_exact_shares_and_zero_is_none() {
         }
     }
     assert_eq!(counts(&upstreams), [120, 60, 20, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_are_counted_at_every_scrape_until_their_upstream_is_gone() {
+    let upstreams = named::<2>().await;
+    let targets: Vec<_> = upstreams.iter().map(|upstream| (upstream.addr, 100)).collect();
+    let text = balanced(&targets, json!({}));
+    let gateway = Gateway::start(&text).await;
+    let healthy = async |name: &str| {
+        let sample = format!("gateway_upstream_endpoints{{state=\"healthy\",upstream=\"{name}\",");
+        gateway.metric(&sample).await
+    };
+    let counted = async |name: &'static str| {
+        eventually("they are counted", Duration::from_secs(10), || async {
+            let count = healthy(name).await;
+            holds(count == 2.0, count.to_string())
+        })
+        .await;
+    };
+    counted("up").await;
+    // longer than the half second after which they are counted again
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(1200) {
+        assert_eq!(healthy("up").await, 2.0);
+    }
+    std::fs::write(&gateway.file, text.replace("\"up\"", "\"other\"")).unwrap();
+    counted("other").await;
+    eventually("the old ones are forgotten", Duration::from_secs(10), || async {
+        let count = healthy("up").await;
+        holds(count == 0.0, count.to_string())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
