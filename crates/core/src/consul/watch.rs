@@ -23,7 +23,8 @@ const RECOVERY_SPREAD: Duration = Duration::from_millis(50);
 /// Runs `query` for ever and yields every answer, unchanged ones included (compare the index), and every error.
 ///
 /// Consul's rules: the first query does not block; an index that went backwards, an index of 0 and any error make the next
-/// query a plain one, so that a restarted server with lower indexes is noticed. A plain query of a [`Consistency::Default`]
+/// query a plain one, so that a restarted server with lower indexes is noticed. An unchanged answer long before its
+/// wait is over counts as an error here: so does a server end its queries when it stops. A plain query of a [`Consistency::Default`]
 /// watch asks consistently, and so is an answer whose index went backwards asked for again: a server that has just become
 /// leader answers default reads while it still replays its log, as if what it has not come to yet did not exist. After an error the stream pauses, 100 ms
 /// doubling up to 5 s with jitter, and less as soon as any other request of this client succeeds. A watch that finds no place for
@@ -80,13 +81,15 @@ impl State {
     {
         self.pause().await;
         self.last_start = Some(Instant::now());
-        let read = if self.cursor.index == 0 {
-            self.plain()
-        } else {
-            let wait = self.wait.mul_f64(0.9 + 0.2 * fastrand::f64());
-            Read { index: self.cursor.index, wait: Some(wait), ..self.read.clone() }
+        let (after, wait) = (self.cursor.index, self.wait.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        let read = match after {
+            0 => self.plain(),
+            index => Read { index, wait: Some(wait), ..self.read.clone() },
         };
+        let asked = tokio::time::Instant::now();
         let mut result = query(self.client.clone(), read).await;
+        let unchanged = after > 0 && result.as_ref().is_ok_and(|reply| reply.index == after);
+        let cut_short = unchanged && asked.elapsed() < wait / 2;
         if let Ok(reply) = &result
             && reply.index < self.cursor.index
             && self.read.consistency == Consistency::Default
@@ -99,6 +102,9 @@ impl State {
             result = query(self.client.clone(), Read { index: 0, ..self.read.clone() }).await;
         }
         match &result {
+            // The server stops, or its state was replaced. What comes after it may begin with lower indexes, and would let a
+            // query wait for the old one.
+            Ok(_) if cut_short => self.cursor.failed(),
             Ok(reply) => self.cursor.answered(reply.index),
             Err(_) => self.cursor.failed(),
         }
@@ -216,6 +222,18 @@ mod tests {
             yielded,
             [Some(9), Some(9), Some(10)],
             "3 is what the server had before its log was replayed"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unchanged_answer_that_did_not_wait_is_the_end_of_a_server() {
+        use Consistency::{Consistent, Default};
+        let (asked, yielded) = asked(Read::default(), &[Some(9), Some(9), Some(2), Some(3)]).await;
+        assert_eq!(asked, [(0, Consistent), (9, Default), (0, Consistent), (2, Default)]);
+        assert_eq!(
+            yielded,
+            [Some(9), Some(9), Some(2), Some(3)],
+            "2 is of the next one, which has lost its data"
         );
     }
 

@@ -276,12 +276,14 @@ async fn the_agent_restarts_empty() {
     let again = plinth_agent::Settings { http_port: addr.port(), ..settings };
     let agent =
         eventually("the port is free again", SOON, || plinth_agent::Agent::start(again.clone())).await;
-    eventually("it has registered again", SOON, || async {
+    // At once; after one wait of a query if that query went to the new agent with the old one's index.
+    let one_wait = Duration::from_secs(45);
+    eventually("it has registered again", one_wait, || async {
         let found = registrar.get("web-1").await.map_err(|error| error.to_string())?;
         holds(found.is_some(), "not yet")
     })
     .await;
-    let snapshot = eventually("the watch has followed", SOON, || {
+    let snapshot = eventually("the watch has followed", one_wait, || {
         let snapshot = held.borrow().unwrap();
         async move {
             let state = format!("index {}, {} instances", snapshot.index, snapshot.instances.len());
