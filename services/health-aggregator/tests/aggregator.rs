@@ -138,7 +138,7 @@ async fn replicas_share_and_take_over(kind: Kind) {
     })
     .await;
     println!("{kind:?}: taken over after {took:?}");
-    assert!(took < 10 * SECOND, "{took:?}");
+    assert!(took < 5 * SECOND, "{took:?}");
     let looked_at_three_times = killed + jiff::SignedDuration::from_secs(3);
     eventually("three more looks at each", 10 * SECOND, || async {
         let probed = second.probed().await;

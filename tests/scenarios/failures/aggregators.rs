@@ -62,7 +62,7 @@ async fn an_aggregator_dies(kind: Kind) {
     let watcher = Watcher::start(&platform.registry[0], "web");
     platform.aggregators[0].process.kill();
     let killed = Instant::now();
-    eventually("the survivor probes what the dead one did", Duration::from_secs(15), || async {
+    eventually("the survivor probes what the dead one did", Duration::from_secs(5), || async {
         let probed = fleet.probed_since(killed + Duration::from_millis(500));
         let (orphans, mine) = (
             lost.iter().filter(|id| !probed.contains_key(*id)).count(),
