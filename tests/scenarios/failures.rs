@@ -114,6 +114,6 @@ impl Watcher {
         let seen = self.seen.lock();
         assert!(seen.is_empty(), "{} looks were not all healthy, e.g. {}", seen.len(), seen[0]);
         let looks = self.looks.load(Ordering::Relaxed);
-        assert!(looks > 5, "only {looks} looks");
+        assert!(looks > 20, "only {looks} looks");
     }
 }

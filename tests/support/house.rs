@@ -40,7 +40,7 @@ impl House {
     pub async fn start(label: &str, command: Command, data: &Path) -> Self {
         let folder = data.parent().expect("a folder around the data");
         let mut process = Process::spawn(label, command, folder);
-        let text = eventually("plinth up prints its table", Duration::from_secs(60), || {
+        let text = eventually("plinth up prints its table", Duration::from_secs(20), || {
             process.assert_running();
             let output = process.output();
             async move { if output.contains("Ctrl-C stops everything.") { Ok(output) } else { Err(output) } }

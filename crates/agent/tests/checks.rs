@@ -104,13 +104,13 @@ async fn statuses_and_times(side: &Side) {
     let asked = target.asked.lock().clone();
     let first = asked[0].duration_since(registered);
     assert!(
-        first < Duration::from_secs(10),
+        first < Duration::from_secs(3),
         "{}: the first within an interval, not after {first:?}",
         side.name
     );
     // Over three of them: a busy machine delays one and not the next.
     let span = asked[3].duration_since(asked[0]);
-    assert!(span > Duration::from_millis(1500), "{}: four within {span:?}", side.name);
+    assert!(span > Duration::from_millis(2400), "{}: four within {span:?}", side.name);
     side.put(
         "/v1/agent/check/register",
         format!(r#"{{"ID":"later","Name":"later","HTTP":"{url}","Interval":"10h"}}"#),

@@ -130,7 +130,7 @@ async fn a_black_hole_times_out_and_the_next_target_answers() {
     for _ in 0..4 {
         let start = Instant::now();
         assert_eq!(gateway.get("/").await.status(), 200);
-        assert!(start.elapsed() < Duration::from_secs(5), "not the default of a minute");
+        assert!(start.elapsed() < Duration::from_secs(2));
     }
     let alone = Gateway::start(&impatient(&[hole.addr()]).replace("retries: 3", "retries: 0")).await;
     let start = Instant::now();

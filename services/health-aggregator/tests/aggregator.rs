@@ -53,7 +53,7 @@ async fn a_death_is_found_and_removed_in_time(kind: Kind) {
     }
     let replica = Replica::start(&world, 2).await;
     for n in 0..6 {
-        world.reaches(&format!("web-{n}"), "passing", 15 * SECOND).await;
+        world.reaches(&format!("web-{n}"), "passing", 5 * SECOND).await;
     }
     let last_checks = replica.probed().await;
     assert!(last_checks.contains_key("web-3"), "{last_checks:?}");
@@ -155,7 +155,7 @@ async fn replicas_share_and_take_over(kind: Kind) {
     }
     // The dead replica's own registration goes the way of every dead instance; detection still works after the takeover.
     world.set_down("web-1", true);
-    world.reaches("web-1", "critical", 15 * SECOND).await;
+    world.reaches("web-1", "critical", 4 * SECOND).await;
 }
 
 async fn consul_goes_and_comes_back(kind: Kind) {

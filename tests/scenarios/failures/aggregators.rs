@@ -79,7 +79,7 @@ async fn an_aggregator_dies(kind: Kind) {
     // And an instance that dies now is noticed.
     let victim = lost.first().unwrap();
     fleet.set_down(victim);
-    eventually("the dead instance is critical", Duration::from_secs(15), || async {
+    eventually("the dead instance is critical", Duration::from_secs(5), || async {
         let found = discover(&platform.registry[1], "web").await;
         let critical: Vec<&String> =
             found.iter().filter(|(_, status)| *status == "critical").map(|(id, _)| id).collect();

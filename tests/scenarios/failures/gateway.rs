@@ -77,17 +77,15 @@ async fn redis_dies_and_requests_go_on() {
     assert!(!header(&counted, "x-ratelimit-remaining-minute").is_empty(), "{:?}", counted.headers());
 
     redis.kill();
-    let mut times = Vec::new();
+    let mut slowest = Duration::ZERO;
     for number in 0..200 {
         let begin = Instant::now();
         let answer = edge.ask().await;
-        times.push(begin.elapsed());
+        slowest = slowest.max(begin.elapsed());
         assert_eq!(answer.status(), 200, "request {number}, fault_tolerant: {:?}", answer.body());
     }
-    // A busy machine delays some of them; waiting for Redis would delay all.
-    times.sort_unstable();
-    println!("without Redis the slowest of 200 requests took {:?}", times[199]);
-    assert!(times[189] < Duration::from_millis(300), "{times:?}");
+    println!("without Redis the slowest of 200 requests took {slowest:?}");
+    assert!(slowest < Duration::from_millis(300), "{slowest:?}");
 
     redis.start_again().await;
     eventually("limits count again", LIMIT, || async {

@@ -199,11 +199,11 @@ async fn saturation(server: Server) {
     first.abort();
 }
 
-/// More watches than places: all of them see every change, none reports a failure for want of a place.
+/// More watches than places: all of them see every change, none reports a failure.
 async fn crowded_watches(server: Server) {
     let settings = Settings {
         max_blocking: 1,
-        request_timeout: Duration::from_millis(300),
+        request_timeout: Duration::from_secs(1),
         ..Settings::http(server.addr())
     };
     let client = Client::new(settings).unwrap();
@@ -215,10 +215,6 @@ async fn crowded_watches(server: Server) {
             let (sender, latest) = tokio::sync::watch::channel(Ok(None));
             tokio::spawn(async move {
                 while let Some(reply) = replies.next().await {
-                    // a server that is slow to write is not what this is about; no place for a watch is
-                    if matches!(reply, Err(Error::Timeout { .. })) {
-                        continue;
-                    }
                     let seen = reply
                         .map(|reply| reply.value.map(|pair| pair.value))
                         .map_err(|error| error.to_string());

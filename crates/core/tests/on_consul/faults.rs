@@ -53,7 +53,7 @@ async fn a_dead_connection_is_an_error_in_time(server: Server) {
     let error = blocked.await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     // wait + wait/16 + request timeout = 3687 ms.
-    assert!(started.elapsed() < Duration::from_secs(10), "took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(4600), "took {:?}", started.elapsed());
     let error = client.status().leader().await.unwrap_err();
     assert!(error.is_unavailable(), "{error}");
 
@@ -276,14 +276,12 @@ async fn the_agent_restarts_empty() {
     let again = plinth_agent::Settings { http_port: addr.port(), ..settings };
     let agent =
         eventually("the port is free again", SOON, || plinth_agent::Agent::start(again.clone())).await;
-    // At once; after one wait of a query if that query went to the new agent with the old one's index.
-    let one_wait = Duration::from_secs(45);
-    eventually("it has registered again", one_wait, || async {
+    eventually("it has registered again", SOON, || async {
         let found = registrar.get("web-1").await.map_err(|error| error.to_string())?;
         holds(found.is_some(), "not yet")
     })
     .await;
-    let snapshot = eventually("the watch has followed", one_wait, || {
+    let snapshot = eventually("the watch has followed", SOON, || {
         let snapshot = held.borrow().unwrap();
         async move {
             let state = format!("index {}, {} instances", snapshot.index, snapshot.instances.len());

@@ -147,7 +147,7 @@ async fn a_client_outlives_its_service(consul: Consul) {
         if crash {
             service.process.kill();
         } else {
-            assert!(service.process.terminate(DEADLINE).success());
+            assert!(service.process.terminate(Duration::from_secs(5)).success());
         }
         is_confirmed(&old, false).await;
         let known = old.known("k").await.unwrap();

@@ -1,5 +1,7 @@
 //! What waiters see of an orderly stop.
 
+use std::time::{Duration, Instant};
+
 use plinth_testbed::{eventually, holds, http_client};
 
 use crate::support::{Consul, DEADLINE, Service};
@@ -45,7 +47,9 @@ async fn waiters_get_a_proper_end(consul: Consul) {
     })
     .await;
 
-    assert!(service.process.terminate(DEADLINE).success(), "{}", service.process.output());
+    let begin = Instant::now();
+    assert!(service.process.terminate(Duration::from_secs(5)).success(), "{}", service.process.output());
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     for (status, poll) in polls {
         let answer = poll.await.unwrap().expect("an answer instead of a cut connection");
         assert_eq!(answer.status(), status);

@@ -85,8 +85,7 @@ async fn a_dead_redis_costs_nothing_and_comes_back() {
     for _ in 0..1000 {
         assert!(ask(&gateway, now).await.0.is_none());
     }
-    // Each of them waiting for a deadline would be 50 s.
-    assert!(begin.elapsed() < Duration::from_secs(20), "1000 requests took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(1), "1000 requests took {:?}", begin.elapsed());
     eventually("Redis is said to be down", Duration::from_secs(5), || async {
         holds(metric(&gateway, "gateway_redis_up{") == 0.0, "up")
     })
@@ -126,8 +125,8 @@ plugins: [{{name: rate-limiting, config: {{day: 3, policy: redis, redis: {{host:
     for _ in 0..10 {
         assert!(ask(&gateway, Timing::start()).await.0.is_none());
     }
-    // Three wait for the deadline, then the circuit is open; by `redis.timeout` they would wait 6 s.
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    // Three wait for the deadline, then the circuit is open.
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     assert_eq!(metric(&gateway, "reason=\"timeout\""), 3.0);
 }
 
